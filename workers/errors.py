@@ -1,0 +1,55 @@
+"""The errors of workers.
+
+WorkersError
+├── DataError            the data is at fault: the entry goes to quarantine with this reason
+│   ├── NotDicom
+│   ├── Truncated
+│   ├── BadIdentity      no usable SOPInstanceUID, StudyInstanceUID or SeriesInstanceUID
+│   ├── Hostile          structure beyond every bound (nesting, size, number of elements)
+│   └── PixelError       pixel data absent, cut, or of an unknown compression
+├── PairingRefused       the pair cannot be made; the message is the reason in plain words
+├── StoreUnavailable     archive, spool or index is missing, another one, or full: nothing is touched
+└── IndexUnusable        schema mismatch, locked, not migrated
+"""
+
+
+class WorkersError(Exception):
+    """Root of every error that workers raises on purpose."""
+
+
+class DataError(WorkersError):
+    """The data of one entry is at fault; trying again gives the same result."""
+
+    code = "bad-data"
+
+
+class NotDicom(DataError):
+    code = "not-dicom"
+
+
+class Truncated(DataError):
+    code = "truncated"
+
+
+class BadIdentity(DataError):
+    code = "bad-identity"
+
+
+class Hostile(DataError):
+    code = "hostile"
+
+
+class PixelError(DataError):
+    code = "pixels"
+
+
+class PairingRefused(WorkersError):
+    """A pair cannot be made from these series; the message says why in plain words."""
+
+
+class StoreUnavailable(WorkersError):
+    """A store is missing, replaced, read-only or full; nothing was touched."""
+
+
+class IndexUnusable(WorkersError):
+    """The index cannot be used as it is: schema mismatch, network file system, locked."""
