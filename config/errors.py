@@ -1,0 +1,41 @@
+"""The errors of config.
+
+ConfigError
+├── UnknownKey        a key or environment variable that is none of ours, with the nearest that is
+├── BadValue          a known key with a value that cannot be
+└── ConfigUnreadable  the file is missing or is no TOML
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class ConfigError(Exception):
+    """Root of every error that config raises on purpose."""
+
+
+class UnknownKey(ConfigError):
+    """A key that no setting has; names the nearest one."""
+
+    def __init__(self, key: str, known: Iterable[str], where: str) -> None:
+        names = sorted(known)
+        near = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
+        if not near:  # the right name in the wrong table
+            last = key.rsplit(".", 1)[-1]
+            near = [name for name in names if name.rsplit(".", 1)[-1] == last][:1]
+        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(names)}"
+        super().__init__(f"unknown setting {key!r} in {where}: {hint}")
+        self.key = key
+        self.nearest = near[0] if near else None
+
+
+class BadValue(ConfigError):
+    """A known setting with a value that cannot be."""
+
+    def __init__(self, key: str, value: object, reason: str) -> None:
+        super().__init__(f"setting {key!r} cannot be {value!r}: {reason}")
+        self.key = key
+
+
+class ConfigUnreadable(ConfigError):
+    """The configuration file is missing or is no TOML."""

@@ -1,0 +1,132 @@
+"""Structured logs: one event name and its facts a line, on stderr.
+
+PatientIDs, names, accession numbers and source paths belong to DEBUG. Above it an object is named by `short`,
+a hash that links lines of one object without saying which patient it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import sys
+import time
+from typing import Any, TextIO
+
+from config.settings import LoggingSettings
+
+
+def short(uid: str) -> str:
+    """Return eight hex digits that stand for a UID or name in logs."""
+    return hashlib.blake2b(uid.encode("utf-8", "surrogateescape"), digest_size=4).hexdigest()
+
+
+class Log:
+    """A logger whose messages are event names and whose facts are keyword arguments."""
+
+    def __init__(self, name: str) -> None:
+        self._logger = logging.getLogger(name)
+
+    def debug(self, event: str, **facts: Any) -> None:
+        self._log(logging.DEBUG, event, facts)
+
+    def info(self, event: str, **facts: Any) -> None:
+        self._log(logging.INFO, event, facts)
+
+    def warning(self, event: str, **facts: Any) -> None:
+        self._log(logging.WARNING, event, facts)
+
+    def error(self, event: str, **facts: Any) -> None:
+        self._log(logging.ERROR, event, facts)
+
+    def exception(self, event: str, **facts: Any) -> None:
+        """Log at ERROR with the current exception's type and place, but not its text above DEBUG."""
+        self._log(logging.ERROR, event, facts, exc_info=True)
+
+    def _log(self, level: int, event: str, facts: dict[str, Any], exc_info: bool = False) -> None:
+        if self._logger.isEnabledFor(level):
+            self._logger.log(level, event, exc_info=exc_info, extra={"facts": facts})
+
+
+def get_logger(name: str) -> Log:
+    """Return the structured logger of a module."""
+    return Log(name)
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "time": _utc(record.created),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "event": record.getMessage(),
+            "pid": record.process,
+        }
+        line.update(getattr(record, "facts", {}))
+        if record.exc_info and record.exc_info[0]:
+            line["error"] = _error_words(record)
+        return json.dumps(line, default=str, ensure_ascii=False)
+
+
+class TextFormatter(logging.Formatter):
+    """One readable line: time, level, event, key=value."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        facts = dict(getattr(record, "facts", {}))
+        if record.exc_info and record.exc_info[0]:
+            facts["error"] = _error_words(record)
+        words = " ".join(f"{key}={_plain(value)}" for key, value in facts.items())
+        head = f"{_utc(record.created)} {record.levelname:<7} {record.name}"
+        return f"{head} {record.getMessage()} {words}".rstrip()
+
+
+def configure_logging(settings: LoggingSettings, stream: TextIO | None = None) -> None:
+    """Send all logs to stderr in the form that the settings ask for; call once a process."""
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(JsonFormatter() if settings.format == "json" else TextFormatter())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)  # libraries speak up only when something is wrong
+    for package in ("config", "workers", "daemon"):
+        logging.getLogger(package).setLevel(settings.level)
+    # their texts quote header values and peers at every level
+    for noisy in ("pydicom", "pynetdicom", "rq"):
+        logging.getLogger(noisy).setLevel(
+            logging.DEBUG if settings.level == "DEBUG" else logging.CRITICAL
+        )
+    logging.captureWarnings(True)
+    logging.getLogger("py.warnings").setLevel(logging.ERROR)
+
+
+def _utc(seconds: float) -> str:
+    return (
+        time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+        + f".{int(seconds % 1 * 1000):03d}Z"
+    )
+
+
+def _error_words(record: logging.LogRecord) -> str:
+    """Type and place of an exception; its text may quote a patient, so only at DEBUG."""
+    assert record.exc_info is not None and record.exc_info[0] is not None  # noqa: S101 - for mypy
+    kind, error, trace = record.exc_info
+    if logging.getLogger(record.name).isEnabledFor(logging.DEBUG):
+        return logging.Formatter().formatException((kind, error, trace))  # type: ignore[arg-type]
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    place = (
+        f"{os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}" if trace else "?"
+    )
+    number = f" errno {error.errno}" if isinstance(error, OSError) else ""
+    return f"{kind.__name__}{number} at {place}"
+
+
+def _plain(value: Any) -> str:
+    text = str(value)
+    return (
+        json.dumps(text, ensure_ascii=False)
+        if not text or any(c in text for c in ' "=\n')
+        else text
+    )

@@ -1,0 +1,43 @@
+"""The identity of a store: a file that tells our disk from an empty mount point.
+
+Archive and spool each carry `.petct/id`. The index knows both; a store whose file is missing or another is
+not written to (design.md 2). Only a fresh index gives an identity.
+"""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+
+from workers.durable import make_folders, replace_file
+from workers.errors import StoreUnavailable
+
+
+def read_identity(store: Path) -> str | None:
+    """Return the identity of a store, or None where it has none."""
+    try:
+        return (store / ".petct" / "id").read_text("ascii").strip() or None
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StoreUnavailable(f"{store} cannot be read: {error.strerror}") from error
+
+
+def give_identity(store: Path) -> str:
+    """Return the identity of a store; give it one if it has none."""
+    identity = read_identity(store)
+    if identity is None:
+        identity = secrets.token_hex(16)
+        make_folders(store / ".petct")
+        replace_file(store / ".petct" / "id", identity.encode() + b"\n", 0o644)
+    return identity
+
+
+def check_identity(store: Path, expected: str, what: str) -> None:
+    """Raise StoreUnavailable unless the store is the one that is meant."""
+    found = read_identity(store)
+    if found != expected:
+        state = "has no identity file" if found is None else "is another one"
+        raise StoreUnavailable(
+            f"the {what} at {store} {state} (.petct/id): is its disk mounted? Nothing was touched."
+        )

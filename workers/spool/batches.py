@@ -1,0 +1,241 @@
+"""Batches of the spool: written by an intake, read by the filing workers.
+
+    spool/incoming/…                   being written, never acknowledged
+    spool/ready/<batch>/batch.json     where it came from, durable before its first entry
+    spool/ready/<batch>/<entry>        one instance; a path with folders where a folder was dropped
+
+A batch is one association, one scan of a watched folder, or one archive. Whoever writes it holds a lock on its
+batch.json; an empty batch that nobody holds is removed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import stat
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal, Self
+
+from config.layout import Layout
+from workers import durable
+
+DESCRIPTION = "batch.json"
+
+
+@dataclass(frozen=True, slots=True)
+class BatchSource:
+    """Where a batch came from."""
+
+    kind: Literal["association", "folder", "archive"]
+    calling_ae: str = ""
+    called_ae: str = ""
+    address: str = ""
+    folder: str = ""
+    archive: str = ""
+
+    @property
+    def key(self) -> str:
+        """The source as one word, for events and counts; no patient is in it."""
+        if self.kind == "association":
+            return f"{self.calling_ae}>{self.called_ae}@{self.address}"
+        return f"{self.kind}:{hashlib.blake2b(os.fsencode(self.folder), digest_size=4).hexdigest()}"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class EntryName:
+    """The name of one entry: its batch and its path inside it."""
+
+    batch: str
+    path: str
+
+    @property
+    def identifier(self) -> str:
+        """32 hex digits that stand for this entry in queues, index and logs (paths may name people)."""
+        words = os.fsencode(self.batch) + b"\0" + os.fsencode(self.path)
+        return hashlib.blake2b(words, digest_size=16).hexdigest()
+
+    def where(self, layout: Layout) -> Path:
+        return layout.ready / self.batch / self.path
+
+
+class BatchWriter:
+    """Write one batch; safe for several threads, closed with its association or scan.
+
+    Every publishing method returns only when the entry is durable, and raises OSError otherwise.
+    """
+
+    def __init__(self, layout: Layout, source: BatchSource) -> None:
+        self._layout = layout
+        self.name = f"{source.kind[0]}{int(time.time() * 1000):013d}-{secrets.token_hex(4)}"
+        self.folder = layout.ready / self.name
+        self._numbers = iter(range(1, 1_000_000_000))
+        self._lock = threading.Lock()
+        self._held = self._make(source)
+
+    def _make(self, source: BatchSource) -> int:
+        building = self._layout.incoming / f"{self.name}.batch"
+        building.mkdir(mode=0o700)
+        description = building / DESCRIPTION
+        held = -1
+        try:
+            durable.write_new(description, (json.dumps(asdict(source)).encode(),))
+            held = os.open(description, os.O_RDONLY | os.O_CLOEXEC)
+            durable.try_lock(held)  # ours alone: nobody else knows the name yet
+            durable.fsync_folder(building)
+            os.rename(building, self.folder)
+            durable.fsync_folder(self._layout.ready)
+        except BaseException:
+            if held >= 0:
+                os.close(held)
+            description.unlink(missing_ok=True)
+            if building.exists():
+                building.rmdir()
+            raise
+        return held
+
+    def publish(self, chunks: Iterable[bytes | memoryview]) -> EntryName:
+        """Store one instance under the next running number."""
+        with self._lock:
+            number = next(self._numbers)
+        name = f"{number:08d}"
+        temporary = self._layout.incoming / f"{self.name}.{name}"
+        durable.write_new(temporary, chunks)
+        try:
+            os.rename(temporary, self.folder / name)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        durable.fsync_folder(self.folder)
+        return EntryName(self.name, name)
+
+    def adopt(self, file: Path, path: str) -> EntryName:
+        """Move a durable file of the same file system in under a relative path.
+
+        Raises FileExistsError where the batch has that path, ValueError where the path leaves the batch.
+        """
+        target = self.folder / self._checked(path)
+        durable.make_folders(target.parent)
+        durable.rename_new(file, target)
+        durable.fsync_folder(target.parent)
+        return EntryName(self.name, path)
+
+    def has(self, path: str) -> bool:
+        return (self.folder / self._checked(path)).exists()
+
+    @staticmethod
+    def _checked(path: str) -> str:
+        parts = path.split("/")
+        if any(part in ("", ".", "..") for part in parts) or "\0" in path or path == DESCRIPTION:
+            raise ValueError(f"no path of an entry: {path!r}")
+        return path
+
+    def close(self) -> None:
+        """Let the batch go: no more entries come; an empty one is removed."""
+        with self._lock:
+            if self._held < 0:
+                return
+            os.close(self._held)
+            self._held = -1
+        remove_if_empty(self._layout, self.name)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def read_source(layout: Layout, batch: str) -> BatchSource:
+    """Read where a batch came from. Raises FileNotFoundError when the batch is gone."""
+    raw = json.loads((layout.ready / batch / DESCRIPTION).read_bytes())
+    known = BatchSource.__dataclass_fields__
+    return BatchSource(**{key: value for key, value in raw.items() if key in known})
+
+
+def batch_names(layout: Layout) -> list[str]:
+    """List the batches, oldest first (names begin with kind and time)."""
+    try:
+        names = [
+            item.name for item in os.scandir(layout.ready) if item.is_dir(follow_symlinks=False)
+        ]
+    except FileNotFoundError:
+        return []
+    return sorted(names, key=lambda name: name[1:])
+
+
+def entries_of(layout: Layout, batch: str) -> Iterator[EntryName]:
+    """Yield the waiting entries of a batch; a batch that goes meanwhile just ends."""
+    top = layout.ready / batch
+    folders = [""]
+    while folders:
+        folder = folders.pop()
+        try:
+            items = sorted(os.scandir(top / folder), key=lambda item: item.name)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        for item in items:
+            path = f"{folder}/{item.name}" if folder else item.name
+            if item.is_dir(follow_symlinks=False):
+                folders.append(path)
+            elif path != DESCRIPTION:
+                yield EntryName(batch, path)
+
+
+def waiting_entries(layout: Layout) -> Iterator[EntryName]:
+    """Yield every entry that waits to be filed, oldest batch first."""
+    for batch in batch_names(layout):
+        yield from entries_of(layout, batch)
+
+
+def oldest_waiting(layout: Layout) -> float | None:
+    """Return when the oldest waiting entry was published (wall clock, st_ctime), or None."""
+    oldest: float | None = None
+    for entry in waiting_entries(layout):
+        try:
+            facts = os.lstat(entry.where(layout))
+        except FileNotFoundError:
+            continue
+        if stat.S_ISREG(facts.st_mode) and (oldest is None or facts.st_ctime < oldest):
+            oldest = facts.st_ctime
+    return oldest
+
+
+def remove_if_empty(layout: Layout, batch: str) -> bool:
+    """Remove a batch that has no entry and no writer; True if it is gone."""
+    top = layout.ready / batch
+    description = top / DESCRIPTION
+    try:
+        descriptor = os.open(description, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        descriptor = -1
+    except NotADirectoryError:
+        return False
+    try:
+        if descriptor >= 0 and not durable.try_lock(descriptor):
+            return False
+        for folder, _, files in os.walk(top, topdown=False):
+            if any(os.path.join(folder, name) != os.fspath(description) for name in files):
+                return False
+            if folder != os.fspath(top):
+                try:
+                    os.rmdir(folder)
+                except OSError:  # something came in or went away meanwhile: not now
+                    return False
+        if any(os.scandir(top)) and next(entries_of(layout, batch), None) is not None:
+            return False
+        description.unlink(missing_ok=True)
+        os.rmdir(top)
+    except FileNotFoundError:
+        return True  # another process removed it first
+    except OSError:
+        return False
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
+    return True
