@@ -1,0 +1,84 @@
+"""The command `petct-ingest`: which commands there are, and how an error of ours is told."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from config.errors import ConfigError
+from daemon.cli.lazy import LazyCommand, LazyGroup
+from daemon.errors import DaemonError
+from workers.errors import WorkersError
+
+EXIT_ERROR = 2
+"""What could not be done for a reason that is told in one line on stderr."""
+
+_ROLES = "daemon.cli.roles"
+_LOOKING = "daemon.cli.looking"
+_OFFLINE = "daemon.cli.offline"
+_RUN, _LOOK, _OFF = "Run", "Look and act", "Without a daemon"
+
+COMMANDS = (
+    LazyCommand("run", _ROLES, "run", "Run everything on this machine.", _RUN),
+    LazyCommand("demo", _OFFLINE, "demo", "Send a phantom study through it all and explain.", _RUN),
+    LazyCommand("receive", _ROLES, "receive", "Run the DICOM receiver alone.", _RUN),
+    LazyCommand("watch", _ROLES, "watch", "Run the folder watcher alone.", _RUN),
+    LazyCommand("work", _ROLES, "work", "Run one worker of one queue.", _RUN),
+    LazyCommand("sweep", _ROLES, "sweep", "Run the sweeper alone.", _RUN),
+    LazyCommand("valkey", _ROLES, "valkey", "Run the private queue server alone.", _RUN),
+    LazyCommand("status", _LOOKING, "status", "Show what arrived and what waits.", _LOOK),
+    LazyCommand("studies", _LOOKING, "studies", "List the studies.", _LOOK),
+    LazyCommand("held", _LOOKING, "held", "List and resolve what needs a person.", _LOOK),
+    LazyCommand(
+        "quarantine", _LOOKING, "quarantine", "List, retry or drop set-aside files.", _LOOK
+    ),
+    LazyCommand("check", _OFFLINE, "check", "Compare files, index, spool and pairs.", _LOOK),
+    LazyCommand("reindex", _OFFLINE, "reindex", "Rebuild the index from the archive.", _LOOK),
+    LazyCommand("inspect", _OFFLINE, "inspect", "Explain roles, completeness and SUV.", _OFF),
+    LazyCommand("pair", _OFFLINE, "pair", "Pair any DICOM folder.", _OFF),
+    LazyCommand("phantom", _OFFLINE, "phantom", "Write a synthetic PET/CT study.", _OFF),
+)
+
+
+class _Commands(LazyGroup):
+    table = COMMANDS
+
+
+app = typer.Typer(
+    name="petct-ingest",
+    cls=_Commands,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,  # they print local variables, and those may name a patient
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"petct-ingest {version('petct-ingest')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version and end."
+        ),
+    ] = False,
+) -> None:
+    """File every DICOM instance once, and pair each study's CT and PET."""
+
+
+def main() -> None:
+    """Run the command line; errors of ours are one line on stderr and exit code 2."""
+    try:
+        app(prog_name="petct-ingest")
+    except (ConfigError, WorkersError, DaemonError) as error:
+        print(f"petct-ingest: {error}", file=sys.stderr)
+        sys.exit(EXIT_ERROR)

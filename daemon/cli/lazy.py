@@ -1,0 +1,72 @@
+"""Commands that are imported only when they are called.
+
+`petct-ingest --help` and the light commands stay quick although others need SimpleITK or
+SQLAlchemy: the table of commands holds name, place and summary, and the module behind a name is
+imported when its turn comes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+
+@dataclass(frozen=True, slots=True)
+class LazyCommand:
+    """One command: its name, where its function (or Typer group) lies, and its line in the help."""
+
+    name: str
+    module: str
+    attribute: str
+    summary: str
+    panel: str = "Commands"
+    hidden: bool = False
+
+    def stub(self) -> Any:
+        """Return a command that only knows its line in the help."""
+        return _command_of(_nothing, self.name, self.summary, self.panel, self.hidden)
+
+    def load(self) -> Any:
+        """Import the module and return the real command; the table's summary is its short help."""
+        target = getattr(import_module(self.module), self.attribute)
+        if isinstance(target, typer.Typer):
+            group = typer.main.get_group(target)
+            group.name = self.name
+            return group
+        return _command_of(target, self.name, target.__doc__ or self.summary, self.panel, False)
+
+
+class LazyGroup(TyperGroup):
+    """A group of lazy commands; subclasses set `table`."""
+
+    table: tuple[LazyCommand, ...] = ()
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for entry in self.table:
+            self.commands[entry.name] = entry.stub()
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Replace the stub by the real command; only the command that runs is imported."""
+        name, command, rest = super().resolve_command(ctx, args)
+        for entry in self.table:
+            if entry.name == name:
+                return name, entry.load(), rest
+        return name, command, rest
+
+
+def _command_of(
+    function: Callable[..., Any], name: str, summary: str, panel: str, hidden: bool
+) -> Any:
+    app = typer.Typer(add_completion=False)
+    app.command(name, help=summary, rich_help_panel=panel, hidden=hidden)(function)
+    return typer.main.get_command(app)
+
+
+def _nothing() -> None:
+    """Stand in for a command that was not imported."""

@@ -1,0 +1,60 @@
+"""The options that commands share, and the settings that they lead to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from config.settings import Settings
+
+Root = Annotated[
+    Path | None,
+    typer.Option("--root", metavar="DIR", help="The folder below which everything lies."),
+]
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="A TOML file with settings."),
+]
+Host = Annotated[
+    str | None,
+    typer.Option("--host", metavar="H", help="Address to listen on [settings: 127.0.0.1]."),
+]
+Port = Annotated[
+    int | None,
+    typer.Option("--port", metavar="N", help="Port to listen on, 0 = any [settings: 11112]."),
+]
+
+
+def settings_of(
+    root: Path | None,
+    config: Path | None,
+    *,
+    host: str | None = None,
+    port: int | None = None,
+    logs: bool = True,
+) -> Settings:
+    """Load the settings that the shared options name, and set the logs up as they ask.
+
+    Raises
+    ------
+    ConfigError
+        As `config.settings.load_settings`.
+    """
+    from config.settings import load_settings
+
+    receiver: dict[str, Any] = {}
+    if host is not None:
+        receiver["host"] = host
+    if port is not None:
+        receiver["port"] = port
+    settings = load_settings(
+        config, root=root, overrides={"receiver": receiver} if receiver else None
+    )
+    if logs:
+        from config.logs import configure_logging
+
+        configure_logging(settings.logging)
+    return settings

@@ -1,0 +1,23 @@
+"""The errors of daemon.
+
+DaemonError
+├── AlreadyRunning       another daemon or server holds this root
+├── NoServer             no Valkey or Redis server program can be found
+└── QueueServerAway      the queue server does not answer (a role waits for it, it never starts one)
+"""
+
+
+class DaemonError(Exception):
+    """Root of every error that daemon raises on purpose; its text is one line for the user."""
+
+
+class AlreadyRunning(DaemonError):
+    """Another process holds the lock of this root."""
+
+
+class NoServer(DaemonError):
+    """No Valkey or Redis server program can be found."""
+
+
+class QueueServerAway(DaemonError):
+    """The queue server does not answer, or went away while it was used."""
