@@ -217,14 +217,14 @@ def _started(connection: redis.Redis, name: str) -> int:
     # not through the registry's own methods: they requeue and fail jobs, which is a worker's task
     alive = "(" + str(_server_seconds(connection))
     executions = cast("list[bytes]", connection.zrangebyscore(registry.key, alive, "+inf"))
-    return sum(not _worker_is_dead(connection, execution.decode()) for execution in executions)
+    return sum(not worker_is_dead(connection, execution.decode()) for execution in executions)
 
 
 def _server_seconds(connection: redis.Redis) -> int:
     return connection.time()[0]
 
 
-def _worker_is_dead(connection: redis.Redis, execution: str) -> bool:
+def worker_is_dead(connection: redis.Redis, execution: str) -> bool:
     """Tell whether the process that runs a job is surely gone (it ran on this machine)."""
     worker = cast(bytes | None, connection.hget(f"rq:execution:{execution}", "worker_name"))
     if not worker:
