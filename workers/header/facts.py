@@ -205,7 +205,8 @@ class InstanceFacts:
         raw["references"] = tuple(SeriesReference(**item) for item in raw.get("references", ()))
         raw["private"] = tuple(PrivateFact(**item) for item in raw.get("private", ()))
         raw["frames"] = tuple(_frozen(FrameFacts, item) for item in raw.get("frames", ()))
-        return _frozen(cls, raw)
+        facts: InstanceFacts = _frozen(cls, raw)
+        return facts
 
 
 def _frozen(cls: type[Any], raw: dict[str, Any]) -> Any:

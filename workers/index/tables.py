@@ -1,0 +1,200 @@
+"""The tables of the index.
+
+Column names follow the metadata dictionary where it has a name for the thing (`patient_ID`, `study`, `series`,
+`instance_uid`, …), DICOM keywords otherwise. Times are ISO 8601 UTC text; JSON is text, so that a NaN of a
+header survives on every database. Arrivals count: one row for each entry that ever left the spool.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+# SQLite counts rows only in a column that is declared INTEGER
+_Key = BigInteger().with_variant(Integer, "sqlite")
+
+
+def _key() -> Column[int]:
+    return Column("id", _Key, primary_key=True)
+
+
+def _to(table: str, nullable: bool = False) -> Column[int]:
+    return Column(f"{table}_id", _Key, ForeignKey(f"{table}.id"), nullable=nullable, index=True)
+
+
+meta = Table(
+    "meta",
+    metadata,
+    Column("key", Text, primary_key=True),  # archive_id, spool_id
+    Column("value", Text, nullable=False),
+)
+
+study = Table(
+    "study",
+    metadata,
+    _key(),
+    Column("study", Text, nullable=False, unique=True),
+    Column("patient_ID", Text, nullable=False, index=True),
+    Column("issuer_of_patient_id", Text, nullable=False, default=""),
+    Column("study_description", Text, nullable=False, default=""),
+    Column("study_date", Text),
+    Column("study_time", Text),
+    Column("two_patients", Boolean, nullable=False, default=False),
+    Column("first_at", Text, nullable=False),
+    Column("last_at", Text, nullable=False, index=True),
+)
+
+series = Table(
+    "series",
+    metadata,
+    _key(),
+    _to("study"),
+    Column("series", Text, nullable=False, index=True),
+    Column("series_description", Text, nullable=False, default=""),
+    Column("series_number", Integer),
+    Column("modality", Text, nullable=False, default=""),
+    Column("frame_of_reference_uid", Text, index=True),
+    Column("instances", Integer, nullable=False, default=0),
+    Column("source", Text, nullable=False, default=""),
+    # verdicts, each with its reasons (JSON list of sentences)
+    Column("role", Text),
+    Column("role_reasons", Text, nullable=False, default="[]"),
+    Column("state", Text, nullable=False, default="receiving", index=True),
+    Column("expected", Integer),
+    Column("state_reasons", Text, nullable=False, default="[]"),
+    # the quiet clock: monotonic seconds of one boot, so that a stepped clock means nothing
+    Column("last_boot", Text, nullable=False, default=""),
+    Column("last_monotonic", Float, nullable=False, default=0.0),
+    Column("quiet", Boolean, nullable=False, default=False),
+    Column("first_at", Text, nullable=False),
+    Column("last_at", Text, nullable=False),
+    UniqueConstraint("study_id", "series"),
+)
+
+component = Table(
+    "component",
+    metadata,
+    _key(),
+    Column("parent", Text, nullable=False),  # "" for a patient, else the patient's component
+    Column("folded", Text, nullable=False),  # the name in one case: twins collide on some systems
+    Column("name", Text, nullable=False),
+    Column("value", Text, nullable=False),  # what it stands for
+    UniqueConstraint("parent", "folded"),
+    UniqueConstraint("parent", "value"),
+)
+
+folder = Table(
+    "folder",
+    metadata,
+    _key(),
+    _to("series"),
+    Column("home", Text, nullable=False, index=True),  # <PatientID>/<AccessionNumber>
+    Column("digits", Text, nullable=False),  # 11111/22222/33333/44444
+    Column("accession_number", Text, nullable=False, default=""),
+    UniqueConstraint("home", "digits"),
+    UniqueConstraint("series_id", "home"),
+)
+
+instance = Table(
+    "instance",
+    metadata,
+    _key(),
+    _to("series"),
+    _to("folder"),
+    Column("instance_uid", Text, nullable=False, unique=True),
+    Column("file_name", Text, nullable=False),
+    Column("sop_class_uid", Text, nullable=False),
+    Column("transfer_syntax_uid", Text, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("sha256", Text, nullable=False),
+    Column("dataset_sha256", Text, nullable=False),
+    Column("subseries", Text, nullable=False, default=""),
+    Column("instance_number", Integer),
+    Column("orientation", Text),
+    Column("orientation_type", Text),
+    Column("reference_ct", Text),
+    Column("reference_rs", Text),
+    Column("reference_pl", Text),
+    Column("reference_frame", Text),
+    Column("MR_repetition_time", Float),
+    Column("MR_echo_time", Float),
+    Column("MR_scan_sequence", Text),
+    Column("MR_magnetic_field_strength", Float),
+    Column("MR_imaged_nucleus", Text),
+    Column("facts", Text, nullable=False),
+    Column("filed_at", Text, nullable=False),
+)
+
+pair = Table(
+    "pair",
+    metadata,
+    _key(),
+    Column("study_id", _Key, ForeignKey("study.id"), nullable=False, unique=True),
+    Column("state", Text, nullable=False, index=True),  # pending, ready, held, no_pair
+    Column("pet", Text),
+    Column("ct", Text),
+    Column("reasons", Text, nullable=False, default="[]"),
+    Column("decision", Text, nullable=False, default="{}"),
+    Column("override", Text),
+    # a generation is one wish to (re)build; done when the folder of that generation is in its place
+    Column("generation", Integer, nullable=False, default=0),
+    Column("done_generation", Integer, nullable=False, default=0),
+    Column("failed_generation", Integer, nullable=False, default=0),
+    Column("wanted", Text, nullable=False, default=""),  # fingerprint of what is to be paired
+    Column("revision", Integer, nullable=False, default=0),
+    Column("folder", Text, unique=True),  # <PatientID>/<AccessionNumber>/Auto-Paired…
+    Column("result", Text),
+    Column("begun_boot", Text, nullable=False, default=""),
+    Column("begun_monotonic", Float, nullable=False, default=0.0),
+    Column("needed_at", Text),  # when the last instance that the pair needed was filed
+    Column("decided_at", Text),
+    Column("ready_at", Text),
+)
+
+arrival = Table(
+    "arrival",
+    metadata,
+    _key(),
+    Column("entry", Text, nullable=False, unique=True),
+    _to("instance", nullable=True),
+    Column("instance_uid", Text, index=True),
+    Column("source", Text, nullable=False),
+    Column("outcome", Text, nullable=False, index=True),
+    Column("code", Text),
+    Column("reason", Text),
+    Column("size", BigInteger, nullable=False, default=0),
+    Column("dataset_sha256", Text),
+    Column("at", Text, nullable=False),
+)
+
+event = Table(
+    "event",
+    metadata,
+    _key(),
+    Column("at", Text, nullable=False, index=True),
+    Column("kind", Text, nullable=False),
+    Column("study_id", _Key, ForeignKey("study.id"), index=True),
+    Column("series_id", _Key, ForeignKey("series.id")),
+    Column("source", Text),
+    Column("details", Text, nullable=False, default="{}"),
+)
+
+Index("ix_pair_unfinished", pair.c.state, pair.c.generation, pair.c.done_generation)
