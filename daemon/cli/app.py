@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from typing import Annotated
 
@@ -14,6 +15,9 @@ from workers.errors import WorkersError
 
 EXIT_ERROR = 2
 """What could not be done for a reason that is told in one line on stderr."""
+
+EXIT_UNEXPECTED = 1
+"""What we did not think of; the log names type and place, at DEBUG the whole traceback."""
 
 _ROLES = "daemon.cli.roles"
 _LOOKING = "daemon.cli.looking"
@@ -82,3 +86,10 @@ def main() -> None:
     except (ConfigError, WorkersError, DaemonError) as error:
         print(f"petct-ingest: {error}", file=sys.stderr)
         sys.exit(EXIT_ERROR)
+    except Exception:  # the process boundary: a log line that quotes no patient, not a traceback
+        if not logging.getLogger().handlers:
+            raise  # a command that reads files and keeps no log
+        from config.logs import get_logger  # loaded already where logs were set up
+
+        get_logger(__name__).exception("unexpected-error")
+        sys.exit(EXIT_UNEXPECTED)

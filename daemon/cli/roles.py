@@ -1,0 +1,132 @@
+"""The commands that run something until they are told to stop."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from daemon.cli.options import Config, Host, Port, Root, settings_of
+
+if TYPE_CHECKING:
+    from config.settings import Settings
+
+_Service = Callable[["Settings", threading.Event], None]
+
+
+class QueueName(StrEnum):
+    """The two kinds of work."""
+
+    FILING = "filing"
+    PAIRING = "pairing"
+
+
+def run(
+    root: Root = None,
+    config: Config = None,
+    host: Host = None,
+    port: Port = None,
+    roles: Annotated[
+        str, typer.Option("--roles", hidden=True, help="Only these, joined by commas.")
+    ] = "",
+) -> None:
+    """Run everything on this machine: receiver, watcher, workers, sweeper and queue server.
+
+    Stop it with Ctrl+C or SIGTERM: what is being received and filed is finished first. What was
+    acknowledged is safe in any case.
+    """
+    settings = settings_of(root, config, host=host, port=port)
+    from daemon.supervisor import run_all
+
+    only = [name for name in roles.split(",") if name]
+    run_all(settings, _options(root, config), only)
+
+
+def receive(root: Root = None, config: Config = None, host: Host = None, port: Port = None) -> None:
+    """Run the DICOM receiver alone; takes a socket from systemd where one is handed over."""
+    settings = settings_of(root, config, host=host, port=port)
+    from daemon.receiver.server import run_receiver
+
+    bound = settings.layout.run / "receiver.port"
+    bound.unlink(missing_ok=True)
+    _serve(run_receiver, settings, "receives", bound)
+
+
+def watch(root: Root = None, config: Config = None) -> None:
+    """Run the folder watcher alone."""
+    settings = settings_of(root, config)
+    from daemon.watcher.watching import run_watcher
+
+    _serve(run_watcher, settings, "watches")
+
+
+def work(
+    queue: Annotated[QueueName, typer.Argument(help="The queue to work on.")],
+    root: Root = None,
+    config: Config = None,
+) -> None:
+    """Run one worker of one queue; it waits for the queue server and never starts one."""
+    settings = settings_of(root, config)
+    from daemon.working import run_worker
+
+    run_worker(settings, queue.value)
+
+
+def sweep(root: Root = None, config: Config = None) -> None:
+    """Run the sweeper alone: it finds again what a lost queue has forgotten."""
+    settings = settings_of(root, config)
+    from daemon.sweeper import run_sweeper
+
+    _serve(run_sweeper, settings, "sweeps")
+
+
+def valkey(root: Root = None, config: Config = None) -> None:
+    """Run the private queue server alone, on a unix socket below the root."""
+    settings = settings_of(root, config)
+    from daemon.valkey import run_valkey
+
+    run_valkey(settings)
+
+
+def _serve(
+    service: _Service, settings: Settings, status: str, ready_when: Path | None = None
+) -> None:
+    """Run a role until a signal, telling whoever supervises when it is ready and that it is well.
+
+    `ready_when` is a file whose presence says that the role can be used.
+    """
+    from config.logs import get_logger
+    from daemon.processes import Heartbeat, Notifier, stop_on_signals
+
+    log = get_logger(__name__)
+    stop = stop_on_signals()
+    settings.layout.make_private()
+
+    def check() -> str | None:
+        try:
+            os.stat(settings.layout.ready)
+            if ready_when is not None:
+                os.stat(ready_when)
+        except OSError as error:
+            return f"{error.filename}: {error.strerror}"
+        return None
+
+    log.info("role-started", role=service.__name__)
+    with Heartbeat(Notifier.from_environment(), check, lambda: status):
+        service(settings, stop)
+    log.info("role-stopped", role=service.__name__)
+
+
+def _options(root: Path | None, config: Path | None) -> list[str]:
+    """The shared options again, for a child process."""
+    options = []
+    if root is not None:
+        options += ["--root", str(root.absolute())]
+    if config is not None:
+        options += ["--config", str(config.absolute())]
+    return options

@@ -1,0 +1,357 @@
+"""Run every role on this machine, each in a process of its own, and keep them running.
+
+One thread does it all: Linux kills the children when the thread that started them ends. It sleeps
+until a signal, a message of a child, or the time to start one again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from pathlib import Path
+
+from config.logs import get_logger
+from config.settings import Settings
+from daemon.errors import AlreadyRunning, DaemonError
+from daemon.processes import Notifier, die_with_parent
+from daemon.valkey import answers
+from workers.durable import try_lock
+from workers.queues import FILING, PAIRING, socket_path
+
+FIRST_DELAY_SECONDS = 0.2
+LONGEST_DELAY_SECONDS = 30.0
+STEADY_SECONDS = 60.0
+"""A process that lived so long starts its count of deaths anew."""
+
+_PROBE_SECONDS = 0.05
+_CREDENTIALS = struct.Struct("3i")
+_INHERITED = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID")
+"""What systemd said to this process alone."""
+
+log = get_logger(__name__)
+
+
+class Stage(IntEnum):
+    """When a role is stopped: what comes in first, what others need last."""
+
+    INTAKE = 0
+    WORK = 1
+    SWEEP = 2
+    SERVER = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """One process to keep running: its arguments, and how long it may take to stop."""
+
+    name: str
+    arguments: tuple[str, ...]
+    stage: Stage
+    stop_seconds: float
+
+
+def plan_roles(settings: Settings, only: Collection[str] = ()) -> tuple[Role, ...]:
+    """Return the roles of one machine in the order of their start.
+
+    `only` names the roles to keep (`receive`, `watch`, `filing`, …); all when empty.
+    """
+    receiving = settings.receiver.stop_seconds + 5
+    roles = [
+        Role("valkey", ("valkey",), Stage.SERVER, 5),
+        Role("sweep", ("sweep",), Stage.SWEEP, 10),
+        Role(
+            "receive",
+            ("receive", "--host", settings.receiver.host, "--port", str(settings.receiver.port)),
+            Stage.INTAKE,
+            receiving,
+        ),
+        Role("watch", ("watch",), Stage.INTAKE, 15),
+        *(
+            Role(f"{queue}-{number}", ("work", queue), Stage.WORK, 30)
+            for queue, count in (
+                (FILING, settings.filing.workers),
+                (PAIRING, settings.pairing.workers if settings.pairing.enabled else 0),
+            )
+            for number in range(1, count + 1)
+        ),
+    ]
+    if settings.redis.url:
+        roles = [role for role in roles if role.name != "valkey"]
+    if only:
+        known = {role.name.split("-")[0] for role in roles}
+        strange = set(only) - known
+        if strange:
+            raise DaemonError(f"no such role: {', '.join(sorted(strange))}; there are {known}")
+        roles = [role for role in roles if role.name.split("-")[0] in only]
+    return tuple(roles)
+
+
+def restart_delay(deaths: int) -> float:
+    """Seconds to wait before a role is started again after so many deaths in a row."""
+    return min(FIRST_DELAY_SECONDS * 2.0 ** max(0, deaths - 1), LONGEST_DELAY_SECONDS)
+
+
+def deaths_after(deaths: int, lived_seconds: float) -> int:
+    """Count a death; one after a steady life is the first of a new row."""
+    return 1 if lived_seconds >= STEADY_SECONDS else deaths + 1
+
+
+@dataclass(slots=True)
+class Child:
+    """A role and its process, if it has one now. Times are monotonic seconds."""
+
+    role: Role
+    process: subprocess.Popen[bytes] | None = None
+    started_at: float = 0.0
+    start_at: float = 0.0
+    deaths: int = 0
+    ready: bool = False
+
+
+@dataclass(slots=True)
+class Supervisor:
+    """Start, watch, restart and stop the processes of some roles.
+
+    `command` and `options` stand before and after each role's own arguments.
+    """
+
+    settings: Settings
+    roles: Sequence[Role]
+    command: Sequence[str]
+    options: Sequence[str] = ()
+    children: list[Child] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.children = [Child(role) for role in self.roles]
+
+    def run(self) -> None:
+        """Keep the roles running until SIGTERM, SIGINT or SIGHUP; call it in the main thread."""
+        notifier = Notifier.from_environment()
+        with _listening() as (ears, address), _signals() as wake:
+            environment = {k: v for k, v in os.environ.items() if k not in _INHERITED}
+            environment["NOTIFY_SOCKET"] = address
+            announced = False
+            while not (_read_signals(wake) & _STOPS):
+                self._hear(ears)
+                self._reap(time.monotonic())
+                self._start_due(time.monotonic(), environment)
+                if not announced and self._all_ready():
+                    announced = True
+                    self._announce(notifier)
+                if announced:
+                    notifier.alive()
+                select.select([wake, ears], [], [], self._pause(notifier, announced))
+            notifier.stopping()
+            log.info("stopping")
+            self._stop(wake)
+            log.info("stopped")
+
+    def _start_due(self, now: float, environment: dict[str, str]) -> None:
+        me = os.getpid()
+        for child in self.children:
+            if child.process is not None or child.start_at > now:
+                continue
+            child.started_at, child.ready = now, False
+            try:
+                child.process = subprocess.Popen(
+                    [*self.command, *child.role.arguments, *self.options],
+                    stdin=subprocess.DEVNULL,
+                    env=environment,
+                    process_group=0,  # a Ctrl+C in the terminal reaches the supervisor alone
+                    preexec_fn=lambda: die_with_parent(me),  # safe: there is one thread here
+                )
+            except OSError as error:  # no memory or no process left: as if it had died at once
+                self._bury(child, now, os.strerror(error.errno or 0))
+                continue
+            log.debug("role-started", role=child.role.name, process=child.process.pid)
+
+    def _reap(self, now: float) -> None:
+        for child in self.children:
+            if child.process is None or child.process.poll() is None:
+                continue
+            self._bury(child, now, _reason(child.process.returncode))
+
+    def _bury(self, child: Child, now: float, reason: str) -> None:
+        """Note the death of a child and when to start it again."""
+        lived = now - child.started_at
+        child.process, child.ready = None, False
+        child.deaths = deaths_after(child.deaths, lived)
+        delay = restart_delay(child.deaths)
+        child.start_at = now + delay
+        log.warning(
+            "role-ended",
+            role=child.role.name,
+            reason=reason,
+            lived_seconds=round(lived, 1),
+            again_in_seconds=delay,
+        )
+
+    def _hear(self, ears: socket.socket) -> None:
+        for process, text in _messages(ears):
+            for child in self.children:
+                if child.process is not None and child.process.pid == process:
+                    child.ready = child.ready or "READY=1" in text.splitlines()
+        for child in self.children:
+            # the server program does not speak sd_notify
+            if child.role.stage is Stage.SERVER and child.process is not None and not child.ready:
+                child.ready = answers(socket_path(self.settings.layout))
+
+    def _all_ready(self) -> bool:
+        return all(child.ready for child in self.children)
+
+    def _announce(self, notifier: Notifier) -> None:
+        words = "petct-ingest is ready"
+        if any(child.role.name == "receive" for child in self.children):
+            receiver = self.settings.receiver
+            port = _bound_port(self.settings) or receiver.port
+            words += f": DICOM on {receiver.host}:{port}, AE title {receiver.ae_title}"
+            log.info("ready", host=receiver.host, port=port)
+        else:
+            log.info("ready")
+        print(words, flush=True)
+        notifier.ready(words)
+
+    def _pause(self, notifier: Notifier, announced: bool) -> float | None:
+        """Seconds until something is due without a signal or message; None: nothing is."""
+        now = time.monotonic()
+        due = [c.start_at - now for c in self.children if c.process is None]
+        if any(c.role.stage is Stage.SERVER and not c.ready for c in self.children):
+            due.append(_PROBE_SECONDS)
+        if announced and notifier.watchdog_seconds is not None:
+            due.append(notifier.watchdog_seconds / 2)
+        return max(0.0, min(due)) if due else None
+
+    def _stop(self, wake: socket.socket) -> None:
+        hurry = False
+        for stage in Stage:
+            here = [c for c in self.children if c.role.stage is stage and c.process is not None]
+            for child in here:
+                _send(child, signal.SIGTERM)
+            began = time.monotonic()
+            while waiting := [c for c in here if c.process and c.process.poll() is None]:
+                hurry = hurry or bool(_read_signals(wake) & _STOPS)
+                lived = time.monotonic() - began
+                for child in waiting:
+                    if hurry or lived > child.role.stop_seconds:
+                        log.warning("role-killed", role=child.role.name)
+                        _send(child, signal.SIGKILL)
+                        if child.process:
+                            child.process.wait()
+                select.select([wake], [], [], 0.2)
+
+
+def run_all(settings: Settings, options: Sequence[str], only: Collection[str] = ()) -> None:
+    """Run every role of this machine until told to stop.
+
+    Raises
+    ------
+    AlreadyRunning
+        Another daemon runs on this root.
+    WorkersError
+        The index cannot be prepared.
+    """
+    roles = plan_roles(settings, only)
+    settings.layout.make_private()
+    with _root_lock(settings.layout.run / "lock"):
+        from workers.index.engine import prepare_index  # heavy, and only here
+
+        prepare_index(settings).close()
+        Supervisor(settings, roles, (sys.executable, "-P", "-m", "daemon"), options).run()
+
+
+@contextlib.contextmanager
+def _root_lock(path: Path) -> Iterator[None]:
+    with open(path, "a+", encoding="ascii") as file:
+        if not try_lock(file.fileno()):
+            file.seek(0)
+            holder = file.read().strip() or "unknown"
+            raise AlreadyRunning(
+                f"petct-ingest runs on {path.parent.parent} already (process {holder})"
+            )
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
+
+
+_STOPS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[socket.socket]:
+    """Turn signals into bytes on a socket; nothing happens inside a handler."""
+    reading, writing = socket.socketpair()
+    reading.setblocking(False)
+    writing.setblocking(False)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)  # whoever started us may have blocked them
+    before = {}
+    for number in (*_STOPS, signal.SIGCHLD):
+        if number is signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
+            continue  # nohup
+        before[number] = signal.signal(number, lambda *_: None)
+    wakeup = signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
+    try:
+        yield reading
+    finally:
+        signal.set_wakeup_fd(wakeup)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        reading.close()
+        writing.close()
+
+
+def _read_signals(wake: socket.socket) -> set[int]:
+    try:
+        return set(wake.recv(4096))
+    except BlockingIOError:
+        return set()
+
+
+@contextlib.contextmanager
+def _listening() -> Iterator[tuple[socket.socket, str]]:
+    """Open the socket that children tell their state to, as systemd does; yield it and its name."""
+    name = f"petct-ingest-{os.getpid()}-{secrets.token_hex(8)}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as ears:
+        ears.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        ears.bind("\0" + name)  # no file: it goes with the process
+        yield ears, "@" + name
+
+
+def _messages(ears: socket.socket) -> Iterator[tuple[int, str]]:
+    """Yield what children said, with the process id that Linux vouches for."""
+    while True:
+        try:
+            text, extra, _, _ = ears.recvmsg(4096, socket.CMSG_SPACE(_CREDENTIALS.size))
+        except BlockingIOError:
+            return
+        for level, kind, data in extra:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
+                process, _, _ = _CREDENTIALS.unpack(data[: _CREDENTIALS.size])
+                yield process, text.decode("utf-8", "replace")
+
+
+def _send(child: Child, number: signal.Signals) -> None:
+    if child.process is not None:
+        child.process.send_signal(number)
+
+
+def _reason(code: int) -> str:
+    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit {code}"
+
+
+def _bound_port(settings: Settings) -> int | None:
+    try:
+        return int((settings.layout.run / "receiver.port").read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None
