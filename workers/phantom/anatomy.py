@@ -26,6 +26,9 @@ class Quantity(StrEnum):
     SUV = "suv"
 
 
+_TINY = np.float32(1e-6)
+"""Keeps the centre of an organ out of 0/0."""
+
 AIR = {Quantity.HU: -1000.0, Quantity.SUV: 0.0}
 
 
@@ -57,16 +60,24 @@ class Organ:
         return self.hu if quantity is Quantity.HU else self.suv
 
     def depth_mm(self, x: Floats, y: Floats, z: Floats) -> Floats:
-        """Distance below the surface, negative outside; exact for a sphere, else never too much."""
+        """Distance below the surface, negative outside: exact for a sphere.
+
+        For other shapes the smallest of three first-order distances, each (1 - k)/|grad k| of a
+        convex k that is 1 on the surface: inside, none of them is less than the true distance.
+        """
         (cx, cy, cz), (a, b, c) = self.centre_mm, self.semi_axes_mm
-        across = np.square((x - cx) / a) + np.square((y - cy) / b)
-        along = np.square((z - cz) / c)
-        half = self.squareness / 2.0
-        if half == 1.0:
-            radius = np.sqrt(across + along)
-        else:
-            radius = np.power(np.power(across, half) + np.power(along, half), 0.5 / half)
-        return np.asarray((1.0 - radius) * min(a, b, c), dtype=np.float32)
+        x, y, z = x - np.float32(cx), y - np.float32(cy), z - np.float32(cz)
+        across = np.sqrt(np.square(x / a) + np.square(y / b)) + _TINY
+        slope_across = np.sqrt(np.square(x / a**2) + np.square(y / b**2)) / across + _TINY
+        along = np.abs(z) / c
+        q = self.squareness
+        whole = np.power(np.power(across, q) + np.power(along, q), 1.0 / q)
+        slope = np.hypot(
+            slope_across * np.power(across / whole, q - 1.0),
+            np.power(along / whole, q - 1.0) / c,
+        )
+        depth = np.minimum((1.0 - whole) / slope, (1.0 - across) / slope_across)
+        return np.asarray(np.minimum(depth, c - np.abs(z)), dtype=np.float32)
 
     def cover(self, depth_mm: Floats, edge_mm: float) -> Floats:
         """How much of a point is this organ: 1 deeper than half an edge, 0 beyond half an edge."""
@@ -126,12 +137,11 @@ def _box(
     organ: Organ, axes: tuple[Floats, ...], edge_mm: float
 ) -> tuple[slice, slice, slice] | None:
     """The part of the grid in reach of an organ and its edge."""
-    reach = 1.0 + edge_mm / (2.0 * min(organ.semi_axes_mm))
     parts = []
     for axis, centre, semi in zip(
         axes, reversed(organ.centre_mm), reversed(organ.semi_axes_mm), strict=True
     ):
-        inside = np.flatnonzero(np.abs(axis - centre) <= semi * reach)
+        inside = np.flatnonzero(np.abs(axis - centre) <= semi + edge_mm)
         if inside.size == 0:
             return None
         parts.append(slice(int(inside[0]), int(inside[-1]) + 1))

@@ -91,7 +91,8 @@ class Camera:
         step = self.spec.layout.coarse_mm
         plane = coronal(xs, zs, 0.0, step) if index == 0 else sagittal(ys, zs, 0.0, step)
         mass = (self._hu_volume + np.float32(1000.0)).sum(axis=1 + index) * np.float32(step)
-        shade = mass / np.float32(300.0 * self.spec.layout.scale) - np.float32(500.0)
+        passed = np.exp(-mass / np.float32(200_000.0 * self.spec.layout.scale))
+        shade = np.float32(1000.0) - np.float32(1500.0) * passed
         return Picture(plane, _stored_hu(shade), "1", str(CT_INTERCEPT))
 
     def mip(self, index: int) -> Picture:
