@@ -261,11 +261,16 @@ def _ascii(raw: bytes) -> str:
 
 
 def _private_facts(elements: dict[int, RawElement], encoding: Encoding) -> Iterable[PrivateFact]:
-    """Yield private values whose block's creator is the one we know (PS3.5 7.8.1)."""
-    for group, (creator, offsets) in _PRIVATE.items():
+    """Yield private values whose block's creator is the one we know (PS3.5 7.8.1).
+
+    A first block that nobody reserved (the IBSI reference objects, some de-identified series) comes
+    with an empty creator: who uses it must know the manufacturer, and say so.
+    """
+    for group, (known, offsets) in _PRIVATE.items():
         for block in range(0x10, 0x100):
             reserved = elements.get(group << 16 | block)
-            if reserved is None or _ascii(reserved.value) != creator:
+            creator = _ascii(reserved.value) if reserved is not None else ""
+            if creator != known and not (reserved is None and block == 0x10):
                 continue
             for offset in offsets:
                 element = elements.get(group << 16 | block << 8 | offset)
