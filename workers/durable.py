@@ -22,6 +22,8 @@ _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
 _FICLONE = 0x40049409
 _COPY_BYTES = 1 << 20
+NO_LINK_ERRORS = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP)
+"""What link(2) says between two file systems and where hard links are not known."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -174,7 +174,6 @@ arrival = Table(
     metadata,
     _key(),
     Column("entry", Text, nullable=False, unique=True),
-    _to("instance", nullable=True),
     Column("instance_uid", Text, index=True),
     Column("source", Text, nullable=False),
     Column("outcome", Text, nullable=False, index=True),

@@ -11,6 +11,23 @@ depends_on = None
 
 def upgrade() -> None:
     op.create_table(
+        "arrival",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("entry", sa.Text(), nullable=False),
+        sa.Column("instance_uid", sa.Text(), nullable=True),
+        sa.Column("source", sa.Text(), nullable=False),
+        sa.Column("outcome", sa.Text(), nullable=False),
+        sa.Column("code", sa.Text(), nullable=True),
+        sa.Column("reason", sa.Text(), nullable=True),
+        sa.Column("size", sa.BigInteger(), nullable=False),
+        sa.Column("dataset_sha256", sa.Text(), nullable=True),
+        sa.Column("at", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_arrival")),
+        sa.UniqueConstraint("entry", name=op.f("uq_arrival_entry")),
+    )
+    op.create_index(op.f("ix_arrival_instance_uid"), "arrival", ["instance_uid"], unique=False)
+    op.create_index(op.f("ix_arrival_outcome"), "arrival", ["outcome"], unique=False)
+    op.create_table(
         "component",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("parent", sa.Text(), nullable=False),
@@ -175,37 +192,9 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_instance_folder_id"), "instance", ["folder_id"], unique=False)
     op.create_index(op.f("ix_instance_series_id"), "instance", ["series_id"], unique=False)
-    op.create_table(
-        "arrival",
-        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
-        sa.Column("entry", sa.Text(), nullable=False),
-        sa.Column(
-            "instance_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=True
-        ),
-        sa.Column("instance_uid", sa.Text(), nullable=True),
-        sa.Column("source", sa.Text(), nullable=False),
-        sa.Column("outcome", sa.Text(), nullable=False),
-        sa.Column("code", sa.Text(), nullable=True),
-        sa.Column("reason", sa.Text(), nullable=True),
-        sa.Column("size", sa.BigInteger(), nullable=False),
-        sa.Column("dataset_sha256", sa.Text(), nullable=True),
-        sa.Column("at", sa.Text(), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["instance_id"], ["instance.id"], name=op.f("fk_arrival_instance_id")
-        ),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_arrival")),
-        sa.UniqueConstraint("entry", name=op.f("uq_arrival_entry")),
-    )
-    op.create_index(op.f("ix_arrival_instance_id"), "arrival", ["instance_id"], unique=False)
-    op.create_index(op.f("ix_arrival_instance_uid"), "arrival", ["instance_uid"], unique=False)
-    op.create_index(op.f("ix_arrival_outcome"), "arrival", ["outcome"], unique=False)
 
 
 def downgrade() -> None:
-    op.drop_index(op.f("ix_arrival_outcome"), table_name="arrival")
-    op.drop_index(op.f("ix_arrival_instance_uid"), table_name="arrival")
-    op.drop_index(op.f("ix_arrival_instance_id"), table_name="arrival")
-    op.drop_table("arrival")
     op.drop_index(op.f("ix_instance_series_id"), table_name="instance")
     op.drop_index(op.f("ix_instance_folder_id"), table_name="instance")
     op.drop_table("instance")
@@ -228,3 +217,6 @@ def downgrade() -> None:
     op.drop_table("study")
     op.drop_table("meta")
     op.drop_table("component")
+    op.drop_index(op.f("ix_arrival_outcome"), table_name="arrival")
+    op.drop_index(op.f("ix_arrival_instance_uid"), table_name="arrival")
+    op.drop_table("arrival")

@@ -1,0 +1,245 @@
+"""Tell a duplicate, a variant and a conflict apart: two instances with one SOPInstanceUID.
+
+Senders re-encode: DCMTK's dcmsend changes nearly every file's bytes and not one element. So equal data-set
+bytes are a duplicate, and so are equal elements under another encoding (group lengths, padding, lengths of
+sequences, byte order, lossless transfer syntaxes aside). Equal pixels under another header are a variant. All
+else is a conflict.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from pydicom import config, dcmread
+from pydicom.datadict import dictionary_has_tag, dictionary_VR
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import Dataset, FileDataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filereader import read_sequence
+from pydicom.sequence import Sequence
+from pydicom.tag import BaseTag
+
+from workers.errors import DataError
+
+_PIXEL_TAGS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
+_TRAILING_PADDING = 0xFFFCFFFC
+_SIGNATURES = 0xFFFAFFFA
+_ITEM_HEAD = b"\xfe\xff\x00\xe0"
+# what decoding to another syntax may rightly change (PS3.5 8.2)
+_OF_SYNTAX = frozenset({0x00280004, 0x00280006})
+_LOSSLESS = frozenset(
+    {
+        "1.2.840.10008.1.2",
+        "1.2.840.10008.1.2.1",
+        "1.2.840.10008.1.2.1.99",
+        "1.2.840.10008.1.2.2",
+        "1.2.840.10008.1.2.4.57",
+        "1.2.840.10008.1.2.4.70",
+        "1.2.840.10008.1.2.4.80",
+        "1.2.840.10008.1.2.4.90",
+        "1.2.840.10008.1.2.4.201",
+        "1.2.840.10008.1.2.4.202",
+        "1.2.840.10008.1.2.5",
+    }
+)
+_MOST_TAGS = 50
+_TEXT_VRS = frozenset(
+    [
+        "AE",
+        "AS",
+        "CS",
+        "DA",
+        "DS",
+        "DT",
+        "IS",
+        "LO",
+        "LT",
+        "PN",
+        "SH",
+        "ST",
+        "TM",
+        "UC",
+        "UI",
+        "UR",
+        "UT",
+    ]
+)
+_READ_ERRORS = (
+    ValueError, TypeError, KeyError, AttributeError, EOFError, struct.error, NotImplementedError,
+    IndexError, RecursionError, RuntimeError,
+)  # fmt: skip
+
+
+class Likeness(StrEnum):
+    DUPLICATE = "duplicate"
+    VARIANT = "variant"
+    CONFLICT = "conflict"
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What two files with one SOPInstanceUID are to each other."""
+
+    likeness: Likeness
+    reason: str
+    changed: tuple[str, ...] = ()
+    """Tags that differ, "(gggg,eeee)", nested ones with their path; no values."""
+
+
+def compare_files(kept: Path, other: Path) -> Comparison:
+    """Compare two files element by element, and their pixels.
+
+    What cannot be compared (an element or compression that cannot be read) is a conflict, never a guess.
+    """
+    try:
+        first, second = _read(kept), _read(other)
+        changed = tuple(_differences(first, second))
+        pixels = _same_pixels(first, second)
+    except _READ_ERRORS as error:
+        return Comparison(Likeness.CONFLICT, f"they cannot be compared: {type(error).__name__}")
+    recoded = first.file_meta.TransferSyntaxUID != second.file_meta.TransferSyntaxUID
+    if recoded and pixels is True:
+        changed = tuple(tag for tag in changed if tag not in _tags_of_syntax())
+    if not changed and pixels in (True, None):
+        return Comparison(Likeness.DUPLICATE, "equal elements, encoded differently")
+    if pixels is True:
+        listed = ", ".join(changed[:5]) + (" …" if len(changed) > 5 else "")
+        return Comparison(Likeness.VARIANT, f"equal pixels, other header: {listed}", changed)
+    what = "no pixels to compare and other elements" if pixels is None else "other pixels"
+    return Comparison(Likeness.CONFLICT, f"{what} under the same SOPInstanceUID", changed)
+
+
+def _tags_of_syntax() -> frozenset[str]:
+    return frozenset(_shown(BaseTag(tag)) for tag in _OF_SYNTAX)
+
+
+def _read(path: Path) -> FileDataset:
+    config.settings.reading_validation_mode = config.IGNORE
+    dataset = dcmread(path)
+    if not dataset:
+        raise DataError("empty data set")
+    return dataset
+
+
+def _differences(first: Dataset, second: Dataset, path: str = "") -> Iterator[str]:
+    """Yield the tags whose values differ, at most fifty at each level."""
+    found = 0
+    for tag in sorted(set(first.keys()) | set(second.keys())):
+        if tag.element == 0 or tag in _PIXEL_TAGS or tag in (_TRAILING_PADDING, _SIGNATURES):
+            continue
+        name = path + _shown(tag)
+        if tag not in first or tag not in second:
+            present = first if tag in first else second
+            if _is_empty(present, tag) and path:
+                continue
+            yield name
+            found += 1
+        else:
+            inner = list(_element_differences(first, second, tag, name))
+            yield from inner
+            found += len(inner)
+        if found >= _MOST_TAGS:
+            return
+
+
+def _is_empty(dataset: Dataset, tag: BaseTag) -> bool:
+    return not dataset.get_item(tag).value
+
+
+def _element_differences(first: Dataset, second: Dataset, tag: BaseTag, name: str) -> Iterator[str]:
+    one, other = _items(first, tag), _items(second, tag)
+    if one is not None and other is not None:
+        if len(one) != len(other):
+            yield name
+            return
+        for number, (left, right) in enumerate(zip(one, other, strict=True)):
+            yield from _differences(left, right, f"{name}[{number}].")
+    elif one is not None or other is not None or not _equal_values(first, second, tag):
+        yield name
+
+
+def _items(dataset: Dataset, tag: BaseTag) -> list[Dataset] | None:
+    """Return the items of a sequence however it is encoded, None for any other element."""
+    raw = dataset.get_item(tag)
+    if not isinstance(raw, RawDataElement):
+        value = raw.value
+        return list(value) if isinstance(value, Sequence) else None
+    known = dictionary_has_tag(tag) and dictionary_VR(tag) == "SQ"
+    if raw.VR not in (None, "SQ", "UN") or not isinstance(raw.value, bytes | None):
+        return None
+    if not raw.value:
+        return [] if known or raw.VR == "SQ" else None
+    if raw.VR == "SQ" or known or raw.value.startswith(_ITEM_HEAD):
+        implicit = raw.VR != "SQ" if raw.VR == "UN" else raw.is_implicit_VR
+        data = DicomBytesIO(raw.value)
+        return list(
+            read_sequence(
+                data, implicit, raw.is_little_endian, len(raw.value), dataset._character_set
+            )
+        )
+    return None
+
+
+def _equal_values(first: Dataset, second: Dataset, tag: BaseTag) -> bool:
+    """Compare two plain values: text without its padding, all else byte for byte."""
+    one, other = first.get_item(tag), second.get_item(tag)
+    vr = next((e.VR for e in (one, other) if e.VR not in (None, "UN")), None)
+    if vr is None:
+        vr = dictionary_VR(tag) if dictionary_has_tag(tag) else "UN"
+    left, right = _bytes(first, tag), _bytes(second, tag)
+    if vr in _TEXT_VRS:
+        return left.rstrip(b" \0") == right.rstrip(b" \0")
+    if abs(len(left) - len(right)) == 1:  # an odd length and its padding byte (PS3.5 7.1.1)
+        longer, shorter = (left, right) if len(left) > len(right) else (right, left)
+        return longer[:-1] == shorter and longer[-1] in b" \0"
+    return left == right
+
+
+def _bytes(dataset: Dataset, tag: BaseTag) -> bytes:
+    """Return a value's bytes as little endian would write them."""
+    raw = dataset.get_item(tag)
+    if isinstance(raw, RawDataElement) and raw.is_little_endian:
+        return raw.value or b""
+    element = dataset[tag]
+    if isinstance(element.value, bytes):
+        if element.VR == "OW" and isinstance(raw, RawDataElement):  # big endian words
+            return b"".join(element.value[i : i + 2][::-1] for i in range(0, len(element.value), 2))
+        return element.value
+    return _as_little_endian(element.VR, element.value)
+
+
+def _as_little_endian(vr: str, value: object) -> bytes:
+    codes = {"US": "H", "SS": "h", "UL": "L", "SL": "l", "FL": "f", "FD": "d"}
+    values = list(value) if isinstance(value, list | tuple) or hasattr(value, "insert") else [value]  # type: ignore[call-overload]
+    if vr in codes:
+        return struct.pack(f"<{len(values)}{codes[vr]}", *values)
+    words = (getattr(one, "original_string", None) or str(one) for one in values if one is not None)
+    return "\\".join(words).encode("iso8859", "replace")
+
+
+def _same_pixels(first: FileDataset, second: FileDataset) -> bool | None:
+    """Tell whether the pixels are equal; None where neither has any."""
+    present = [tag for tag in _PIXEL_TAGS if tag in first or tag in second]
+    if not present:
+        return None
+    if any((tag in first) != (tag in second) for tag in present):
+        return False
+    one, other = first.file_meta.TransferSyntaxUID, second.file_meta.TransferSyntaxUID
+    if all(_equal_values(first, second, BaseTag(tag)) for tag in present) and (
+        one == other or not (one.is_compressed or other.is_compressed)
+    ):
+        return True
+    if not {str(one), str(other)} <= _LOSSLESS:
+        return False
+    if one == other and not one.is_compressed:
+        return False
+    left, right = first.pixel_array, second.pixel_array
+    return left.shape == right.shape and bool((left == right).all())
+
+
+def _shown(tag: BaseTag) -> str:
+    return f"({tag.group:04X},{tag.element:04X})"

@@ -1,0 +1,49 @@
+"""The archive's journal: what DICOM cannot tell, so that a lost index can be rebuilt exactly.
+
+`<archive>/.petct/facts.jsonl` is append-only, one JSON object a line, fsynced: where a series came from,
+overrides of a person, labels, client numbers.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+NAME = "facts.jsonl"
+
+
+def append_facts(archive: Path, facts: Sequence[dict[str, Any]]) -> None:
+    """Append facts, durable when this returns; a line is never torn by another process."""
+    if not facts:
+        return
+    lines = "".join(json.dumps(fact, separators=(",", ":")) + "\n" for fact in facts)
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+    descriptor = os.open(archive / ".petct" / NAME, flags, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        end = os.fstat(descriptor).st_size
+        if end and os.pread(descriptor, 1, end - 1) != b"\n":
+            lines = "\n" + lines  # a power cut tore the last line: keep ours apart from it
+        os.write(descriptor, lines.encode())
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_facts(archive: Path) -> Iterator[dict[str, Any]]:
+    """Yield every whole line; a torn one is skipped."""
+    try:
+        with open(archive / ".petct" / NAME, encoding="utf-8") as file:
+            for line in file:
+                try:
+                    fact = json.loads(line)
+                except ValueError:
+                    continue
+                if isinstance(fact, dict):
+                    yield fact
+    except FileNotFoundError:
+        return

@@ -1,0 +1,175 @@
+"""Where an instance goes: its study, series and folder in the index, made on first sight.
+
+Names and digits once given are kept: a study that the index knows keeps its first two folders, a known series
+all four (also those that a vendor gave), and two values whose names look alike get different folders.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from workers.errors import DataError
+from workers.filing import names
+from workers.header.facts import InstanceFacts
+from workers.index.engine import insert_new
+from workers.index.tables import component, folder, series, study
+
+_CLASH_ATTEMPTS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Study, series and folder of an instance, as rows of the index and as a path."""
+
+    study_id: int
+    series_id: int
+    folder_id: int
+    home: str
+    digits: str
+
+    @property
+    def folder(self) -> str:
+        """The instance's folder, relative to the archive."""
+        return f"{self.home}/studies/{self.digits}"
+
+
+def place_instance(
+    connection: Connection, facts: InstanceFacts, *, prefix: str, source: str, at: str
+) -> tuple[Place, bool]:
+    """Find or make the place of an instance; tell whether its series is new.
+
+    Runs in a writing transaction. Raises DataError when no folder can be found.
+    """
+    patient = names.patient_name(facts.patient_id, facts.study_instance_uid, prefix)
+    accession = names.accession_name(facts.accession_number, facts.study_instance_uid)
+    study_id = _study(connection, facts, patient.value, at)
+    series_id, new = _series(connection, facts, study_id, source, at)
+    patient_component = _component(connection, "", patient)
+    home = f"{patient_component}/{_component(connection, patient_component, accession)}"
+    folder_id, digits = _folder(connection, facts, study_id, series_id, home)
+    return Place(study_id, series_id, folder_id, home, digits), new
+
+
+def _study(connection: Connection, facts: InstanceFacts, patient: str, at: str) -> int:
+    uid = facts.study_instance_uid
+    shown = "" if patient.startswith("\0") else patient
+    insert_new(
+        connection,
+        study,
+        study=uid,
+        patient_ID=shown,
+        issuer_of_patient_id=facts.issuer_of_patient_id,
+        study_description=facts.study_description,
+        study_date=facts.study_date,
+        study_time=facts.study_time,
+        two_patients=False,
+        first_at=at,
+        last_at=at,
+    )
+    row = connection.execute(
+        sa.select(study.c.id, study.c["patient_ID"], study.c.two_patients).where(
+            study.c.study == uid
+        )
+    ).one()
+    changes: dict[str, object] = {"last_at": at}
+    if row[1] != shown and not row.two_patients:
+        changes["two_patients"] = True
+    connection.execute(study.update().where(study.c.id == row.id).values(changes))
+    return int(row.id)
+
+
+def _series(
+    connection: Connection, facts: InstanceFacts, study_id: int, source: str, at: str
+) -> tuple[int, bool]:
+    new = insert_new(
+        connection,
+        series,
+        study_id=study_id,
+        series=facts.series_instance_uid,
+        series_description=facts.series_description,
+        series_number=facts.series_number,
+        modality=facts.modality,
+        frame_of_reference_uid=facts.frame_of_reference_uid,
+        source=source,
+        first_at=at,
+        last_at=at,
+    )
+    found = connection.execute(
+        sa.select(series.c.id).where(
+            series.c.study_id == study_id, series.c.series == facts.series_instance_uid
+        )
+    )
+    return int(found.scalar_one()), new
+
+
+def _component(connection: Connection, parent: str, named: names.Named) -> str:
+    """Return the component of a value; twins that differ only in case get a hash suffix."""
+    known = sa.select(component.c.name).where(
+        component.c.parent == parent, component.c.value == named.value
+    )
+    for name in (named.name, names.with_suffix(named)):
+        found = connection.execute(known).scalar()
+        if found is not None:
+            return str(found)
+        insert_new(
+            connection, component, parent=parent, folded=name.lower(), name=name, value=named.value
+        )
+    found = connection.execute(known).scalar()
+    if found is None:
+        raise DataError(f"no free folder name for {named.name!r}: its twins have taken both")
+    return str(found)
+
+
+def _folder(
+    connection: Connection, facts: InstanceFacts, study_id: int, series_id: int, home: str
+) -> tuple[int, str]:
+    mine = sa.select(folder.c.id, folder.c.digits).where(
+        folder.c.series_id == series_id, folder.c.home == home
+    )
+    found = connection.execute(mine).first()
+    if found is not None:
+        return int(found.id), str(found.digits)
+    first_two = _study_digits(connection, facts.study_instance_uid, study_id, home)
+    for attempt in range(_CLASH_ATTEMPTS):
+        third, fourth = names.uid_digits(facts.series_instance_uid, attempt)
+        insert_new(
+            connection,
+            folder,
+            series_id=series_id,
+            home=home,
+            digits=f"{first_two}/{third}/{fourth}",
+            accession_number=facts.accession_number,
+        )
+        found = connection.execute(mine).first()
+        if found is not None:
+            return int(found.id), str(found.digits)
+    raise DataError("no free folder for this series: every one is taken by another series")
+
+
+def _study_digits(connection: Connection, study_uid: str, study_id: int, home: str) -> str:
+    """Return the first two folders of a study here: those it has, else its UID's digits."""
+    known = connection.execute(
+        sa.select(folder.c.digits)
+        .join(series, series.c.id == folder.c.series_id)
+        .where(series.c.study_id == study_id, folder.c.home == home)
+        .order_by(folder.c.id)
+        .limit(1)
+    ).scalar()
+    if known is not None:
+        return "/".join(str(known).split("/")[:2])
+    taken = sa.select(folder.c.id).join(series, series.c.id == folder.c.series_id)
+    for attempt in range(_CLASH_ATTEMPTS):
+        digits = "/".join(names.uid_digits(study_uid, attempt))
+        other = connection.execute(
+            taken.where(
+                folder.c.home == home,
+                folder.c.digits.like(f"{digits}/%"),
+                series.c.study_id != study_id,
+            ).limit(1)
+        ).first()
+        if other is None:
+            return digits
+    raise DataError("no free folder for this study: every one is taken by another study")

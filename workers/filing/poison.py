@@ -1,0 +1,83 @@
+"""Entries in whose hands workers die.
+
+While a worker reads an entry, its name stands in a file that the worker holds locked. Who finds such a file
+unlocked knows that its worker died over that entry, and counts. An entry with too many deaths is quarantined.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from workers import durable
+
+_NAME_BYTES = 32
+
+
+class Hand:
+    """What this worker holds; a context manager around its work on a batch."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder / "hands"
+        self._deaths = folder / "deaths"
+        self._path = self._folder / f"{os.getpid()}-{os.urandom(4).hex()}"
+        self._descriptor = -1
+
+    def __enter__(self) -> Self:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._deaths.mkdir(exist_ok=True)
+        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC)
+        durable.try_lock(self._descriptor)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        self._path.unlink(missing_ok=True)
+        os.close(self._descriptor)
+
+    @contextmanager
+    def holding(self, entry: str) -> Iterator[None]:
+        """Say that this entry is being read; whatever kills the worker now is counted to it."""
+        os.pwrite(self._descriptor, entry.encode("ascii"), 0)
+        try:
+            yield
+        finally:
+            os.ftruncate(self._descriptor, 0)
+
+    def count_the_dead(self) -> None:
+        """Count one death for each entry that a dead worker held."""
+        for item in os.scandir(self._folder):
+            if item.name == self._path.name:
+                continue
+            try:
+                descriptor = os.open(item.path, os.O_RDWR | os.O_CLOEXEC)
+            except FileNotFoundError:
+                continue
+            try:
+                if not durable.try_lock(descriptor):
+                    continue  # its worker lives
+                entry = os.pread(descriptor, _NAME_BYTES, 0).decode("ascii", "replace")
+                if len(entry) == _NAME_BYTES and entry.isalnum() and os.path.exists(item.path):
+                    with open(self._deaths / entry, "ab") as deaths:
+                        deaths.write(b"x")
+                os.unlink(item.path)
+            except FileNotFoundError:
+                continue  # somebody else counted it
+            finally:
+                os.close(descriptor)
+
+    def deaths(self, entry: str) -> int:
+        """Return how many workers died while they held this entry."""
+        try:
+            return os.stat(self._deaths / entry).st_size
+        except FileNotFoundError:
+            return 0
+
+    def forget(self, entry: str) -> None:
+        """Forget an entry that is done."""
+        (self._deaths / entry).unlink(missing_ok=True)

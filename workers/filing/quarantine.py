@@ -1,0 +1,82 @@
+"""The quarantine: what could not be filed is kept here, each file with its reason beside it.
+
+<quarantine>/<entry>.dcm    the bytes as they came
+<quarantine>/<entry>.json   why, from where, and what to do; written first, durable
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from workers import durable
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why a file was set aside."""
+
+    entry: str
+    outcome: str
+    """quarantined, variant or conflict."""
+    code: str
+    reason: str
+    at: str
+    source: dict[str, Any]
+    original_path: str
+    size: int
+    sha256: str = ""
+    dataset_sha256: str = ""
+    instance_uid: str = ""
+    series: str = ""
+    study: str = ""
+    kept: dict[str, Any] = field(default_factory=dict)
+    """The instance in the tree that it was compared with: digests, path."""
+    changed: tuple[str, ...] = ()
+
+
+def file_of(quarantine: Path, entry: str) -> Path:
+    return quarantine / f"{entry}.dcm"
+
+
+def reason_of(quarantine: Path, entry: str) -> Path:
+    return quarantine / f"{entry}.json"
+
+
+def set_aside(quarantine: Path, file: Path, reason: Reason) -> Path:
+    """Keep a file in quarantine, durable, its reason first; doing it again changes nothing.
+
+    The file itself stays where it is: the caller unlinks it once the index knows.
+    """
+    words = json.dumps({"schema": SCHEMA, **asdict(reason)}, indent=1, ensure_ascii=True)
+    durable.replace_file(reason_of(quarantine, reason.entry), words.encode("ascii"))
+    target = file_of(quarantine, reason.entry)
+    try:
+        os.link(file, target, follow_symlinks=False)
+    except FileExistsError:
+        return target  # a run that was killed came so far
+    except OSError:  # another file system, or one without hard links
+        temporary = quarantine / f".{reason.entry}.{secrets.token_hex(4)}.tmp"
+        durable.copy_new(file, temporary)
+        os.replace(temporary, target)
+    durable.fsync_folder(quarantine)
+    return target
+
+
+def read_reason(quarantine: Path, entry: str) -> dict[str, Any]:
+    """Read why an entry was set aside."""
+    raw: dict[str, Any] = json.loads(reason_of(quarantine, entry).read_bytes())
+    return raw
+
+
+def remove(quarantine: Path, entry: str) -> None:
+    """Remove a file and its reason, the file first."""
+    file_of(quarantine, entry).unlink(missing_ok=True)
+    reason_of(quarantine, entry).unlink(missing_ok=True)
+    durable.fsync_folder(quarantine)

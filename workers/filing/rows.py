@@ -1,0 +1,151 @@
+"""The rows that filing writes: instances, arrivals, events."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from workers.filing.examining import Digests, Instance
+from workers.filing.placing import Place
+from workers.header.facts import InstanceFacts
+from workers.index.engine import insert_new
+from workers.index.tables import arrival, event, folder, instance, series, study
+
+DEFAULT_SUBSERIES = "1"
+"""Stands for an absent AcquisitionNumber in the metadata dictionary."""
+
+
+@dataclass(frozen=True, slots=True)
+class KnownInstance:
+    """A committed instance with a SOPInstanceUID that came again."""
+
+    id: int
+    study: str
+    series: str
+    study_id: int
+    series_id: int
+    path: PurePosixPath
+    """Relative to the archive."""
+    digests: Digests
+    transfer_syntax_uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class ArrivalRow:
+    """What became of one entry."""
+
+    entry: str
+    outcome: str
+    source: str
+    at: str
+    size: int = 0
+    instance_uid: str | None = None
+    dataset_sha256: str | None = None
+    code: str | None = None
+    reason: str | None = None
+
+
+def known_arrivals(connection: Connection, entries: Sequence[str]) -> set[str]:
+    """Return which of these entries are done already."""
+    found = connection.execute(sa.select(arrival.c.entry).where(arrival.c.entry.in_(entries)))
+    return set(found.scalars())
+
+
+def known_instances(connection: Connection, wanted: Iterable[str]) -> dict[str, KnownInstance]:
+    """Look up instances by SOPInstanceUID."""
+    found = connection.execute(
+        sa.select(instance, series.c.series, series.c.study_id, study.c.study, folder.c.home,
+                  folder.c.digits)
+        .join(series, series.c.id == instance.c.series_id)
+        .join(study, study.c.id == series.c.study_id)
+        .join(folder, folder.c.id == instance.c.folder_id)
+        .where(instance.c.instance_uid.in_(list(wanted)))
+    )  # fmt: skip
+    return {
+        row.instance_uid: KnownInstance(
+            id=row.id,
+            study=row.study,
+            series=row.series,
+            study_id=row.study_id,
+            series_id=row.series_id,
+            path=PurePosixPath(row.home, "studies", row.digits, row.file_name),
+            digests=Digests(row.sha256, row.dataset_sha256),
+            transfer_syntax_uid=row.transfer_syntax_uid,
+        )
+        for row in found
+    }
+
+
+def instance_values(found: Instance, place: Place, file_name: str, at: str) -> dict[str, Any]:
+    """Return the columns of an instance, every dictionary column among them."""
+    facts = found.facts
+    return {
+        "series_id": place.series_id,
+        "folder_id": place.folder_id,
+        "instance_uid": facts.sop_instance_uid,
+        "file_name": file_name,
+        "size": found.size,
+        "sha256": found.digests.file,
+        "dataset_sha256": found.digests.dataset,
+        "filed_at": at,
+        **header_columns(facts),
+    }
+
+
+def header_columns(facts: InstanceFacts) -> dict[str, Any]:
+    """Return the columns that come from the header."""
+    orientation = facts.image_orientation_patient
+    number = facts.acquisition_number
+    return {
+        "sop_class_uid": facts.sop_class_uid,
+        "transfer_syntax_uid": facts.transfer_syntax_uid,
+        "subseries": DEFAULT_SUBSERIES if number is None else str(number),
+        "instance_number": facts.instance_number,
+        "orientation": "\\".join(f"{value:g}" for value in orientation) if orientation else None,
+        "orientation_type": facts.anatomical_orientation_type,
+        "reference_ct": facts.reference_ct,
+        "reference_rs": facts.reference_rs,
+        "reference_pl": facts.reference_pl,
+        "reference_frame": facts.reference_frame,
+        "MR_repetition_time": facts.repetition_time,
+        "MR_echo_time": facts.echo_time,
+        "MR_scan_sequence": "\\".join(facts.scanning_sequence) or None,
+        "MR_magnetic_field_strength": facts.magnetic_field_strength,
+        "MR_imaged_nucleus": facts.imaged_nucleus,
+        "facts": facts.to_json(),
+    }
+
+
+def insert_arrival(connection: Connection, row: ArrivalRow) -> bool:
+    """Insert what became of an entry, once; tell whether it was new."""
+    values = {name: getattr(row, name) for name in ArrivalRow.__dataclass_fields__}
+    return insert_new(connection, arrival, **values)
+
+
+def insert_event(
+    connection: Connection,
+    kind: str,
+    at: str,
+    *,
+    study_id: int | None = None,
+    series_id: int | None = None,
+    source: str | None = None,
+    **details: Any,
+) -> None:
+    """Append one line to the audit."""
+    connection.execute(
+        event.insert().values(
+            at=at,
+            kind=kind,
+            study_id=study_id,
+            series_id=series_id,
+            source=source,
+            details=json.dumps(details, default=str),
+        )
+    )
