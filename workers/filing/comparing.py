@@ -9,6 +9,7 @@ else is a conflict.
 from __future__ import annotations
 
 import struct
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -96,9 +97,11 @@ def compare_files(kept: Path, other: Path) -> Comparison:
     What cannot be compared (an element or compression that cannot be read) is a conflict, never a guess.
     """
     try:
-        first, second = _read(kept), _read(other)
-        changed = tuple(_differences(first, second))
-        pixels = _same_pixels(first, second)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # odd files are compared, not complained about
+            first, second = _read(kept), _read(other)
+            changed = tuple(_differences(first, second))
+            pixels = _same_pixels(first, second)
     except _READ_ERRORS as error:
         return Comparison(Likeness.CONFLICT, f"they cannot be compared: {type(error).__name__}")
     recoded = first.file_meta.TransferSyntaxUID != second.file_meta.TransferSyntaxUID

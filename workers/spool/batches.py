@@ -10,6 +10,7 @@ batch.json; an empty batch that nobody holds is removed.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -70,13 +71,20 @@ class BatchWriter:
     Every publishing method returns only when the entry is durable, and raises OSError otherwise.
     """
 
-    def __init__(self, layout: Layout, source: BatchSource) -> None:
+    def __init__(self, layout: Layout, source: BatchSource, name: str | None = None) -> None:
+        """Begin a batch, or with `name` take an earlier one up again.
+
+        A batch taken up again (made anew where it was filed and removed meanwhile) gives an entry the
+        name that it had, so that an intake which was killed finishes without anything counted twice;
+        it adopts and never numbers. Raises BlockingIOError where somebody else holds that batch.
+        """
         self._layout = layout
-        self.name = f"{source.kind[0]}{int(time.time() * 1000):013d}-{secrets.token_hex(4)}"
+        self.name = name or new_batch_name(source)
         self.folder = layout.ready / self.name
         self._numbers = iter(range(1, 1_000_000_000))
+        self._taken_up = name is not None
         self._lock = threading.Lock()
-        self._held = self._make(source)
+        self._held = self._make(source) if name is None else self._take_up(source)
 
     def _make(self, source: BatchSource) -> int:
         building = self._layout.incoming / f"{self.name}.batch"
@@ -99,13 +107,35 @@ class BatchWriter:
             raise
         return held
 
+    def _take_up(self, source: BatchSource) -> int:
+        for _ in range(100):
+            try:
+                held = os.open(self.folder / DESCRIPTION, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                building = self._layout.incoming / f"{self.name}.batch"
+                if building.is_dir():  # its maker was killed before anybody saw it
+                    (building / DESCRIPTION).unlink(missing_ok=True)
+                    building.rmdir()
+                return self._make(source)
+            if not durable.try_lock(held):
+                os.close(held)
+                break
+            if os.fstat(held).st_nlink:
+                return held
+            os.close(held)  # it was removed as empty between open and lock
+        raise BlockingIOError(errno.EWOULDBLOCK, "another process holds the batch", self.name)
+
     def publish(self, chunks: Iterable[bytes | memoryview]) -> EntryName:
         """Store one instance under the next running number."""
+        if self._taken_up:
+            raise ValueError(
+                f"batch {self.name} was taken up again: its numbers may be used already"
+            )
         with self._lock:
             number = next(self._numbers)
         name = f"{number:08d}"
         temporary = self._layout.incoming / f"{self.name}.{name}"
-        durable.write_new(temporary, chunks)
+        durable.write_new(temporary, chunks, 0o644)  # the tree's mode: the spool is 0700
         try:
             os.rename(temporary, self.folder / name)
         except BaseException:
@@ -149,6 +179,11 @@ class BatchWriter:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def new_batch_name(source: BatchSource) -> str:
+    """Name a batch: its kind, the time (names sort by it), and what makes it the only one."""
+    return f"{source.kind[0]}{int(time.time() * 1000):013d}-{secrets.token_hex(4)}"
 
 
 def read_source(layout: Layout, batch: str) -> BatchSource:
@@ -227,7 +262,7 @@ def remove_if_empty(layout: Layout, batch: str) -> bool:
                     os.rmdir(folder)
                 except OSError:  # something came in or went away meanwhile: not now
                     return False
-        if any(os.scandir(top)) and next(entries_of(layout, batch), None) is not None:
+        if next(entries_of(layout, batch), None) is not None:
             return False
         description.unlink(missing_ok=True)
         os.rmdir(top)
