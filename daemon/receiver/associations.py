@@ -1,0 +1,215 @@
+"""What happens on an association, from its request to its end: pynetdicom's events, answered."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, cast
+
+from pydicom.dataset import Dataset
+from pydicom.uid import UID
+from pynetdicom import evt
+from pynetdicom.association import Association
+from pynetdicom.dimse_messages import C_STORE_RQ
+from pynetdicom.pdu import P_DATA_TF
+from pynetdicom.pdu_primitives import A_ABORT, A_ASSOCIATE, A_P_ABORT
+
+from config.logs import get_logger
+from daemon.receiver.listening import plain_address
+from daemon.receiver.negotiation import arrange
+from daemon.receiver.part10 import uid_problem
+from daemon.receiver.storing import (
+    CANNOT_UNDERSTAND,
+    AssociationStore,
+    Request,
+    Spooling,
+    failure,
+)
+from workers.spool.batches import BatchSource
+
+GOODBYE_SECONDS = 1.0
+"""How long a peer may take to close the connection after our A-ABORT."""
+
+_STAND_IN_UID = UID("2.25.0")
+_UIDS = ("AffectedSOPClassUID", "AffectedSOPInstanceUID")
+
+log = get_logger(__name__)
+
+
+class Conversation:
+    """One association: its store, and whether a C-STORE is in progress on it."""
+
+    def __init__(self, association: Association, store: AssociationStore) -> None:
+        self.association = association
+        self.store = store
+        self.began = time.monotonic()
+        self.ending = "aborted here"
+        self.refusals: dict[int, str] = {}
+        self.storing = False
+
+    @property
+    def in_progress(self) -> bool:
+        """Whether a message is being received, handled or answered."""
+        return self.storing or self.association.dimse.message is not None
+
+
+class Associations:
+    """The associations of a server, and the handlers of all their events."""
+
+    def __init__(self, spooling: Spooling) -> None:
+        self._spooling = spooling
+        self._lock = threading.Lock()
+        self._running: dict[Association, Conversation] = {}
+        self.draining = False
+
+    @property
+    def handlers(self) -> list[tuple[Any, Callable[[evt.Event], Any]]]:
+        """The event handlers to bind to a server."""
+        return [
+            (evt.EVT_REQUESTED, self._requested),
+            (evt.EVT_ACCEPTED, self._accepted),
+            (evt.EVT_REJECTED, self._rejected),
+            (evt.EVT_DIMSE_RECV, self._message_received),
+            (evt.EVT_C_STORE, self._c_store),
+            (evt.EVT_PDU_SENT, self._pdu_sent),
+            (evt.EVT_ACSE_RECV, self._control_received),
+            (evt.EVT_RELEASED, self._released),
+            (evt.EVT_ABORTED, self._aborted),
+        ]
+
+    @property
+    def running(self) -> list[Conversation]:
+        """The associations that were requested and have not ended."""
+        with self._lock:
+            return list(self._running.values())
+
+    def forget_the_dead(self) -> None:
+        """End what pynetdicom let go without an event."""
+        for conversation in self.running:
+            if not conversation.association.is_alive():
+                self._end(conversation.association, "connection lost")
+
+    def _of(self, event: evt.Event) -> Conversation | None:
+        with self._lock:
+            return self._running.get(event.assoc)
+
+    def _requested(self, event: evt.Event) -> None:
+        refused = arrange(event.assoc)
+        source = _source(event.assoc)
+        # before the answer: the first C-STORE may come right behind it
+        with self._lock:
+            store = AssociationStore(self._spooling, source)
+            self._running[event.assoc] = Conversation(event.assoc, store)
+        if refused:
+            log.info("contexts-refused", source=source.key, classes=refused)
+
+    def _accepted(self, event: evt.Event) -> None:
+        contexts = len(event.assoc.accepted_contexts)
+        log.info("association-accepted", source=_source(event.assoc).key, contexts=contexts)
+
+    def _rejected(self, event: evt.Event) -> None:
+        answer = event.assoc.acceptor.primitive
+        reason = answer.reason_str if isinstance(answer, A_ASSOCIATE) else "?"
+        with self._lock:
+            self._running.pop(event.assoc, None)
+        log.warning("association-rejected", source=_source(event.assoc).key, reason=reason)
+
+    def _message_received(self, event: evt.Event) -> None:
+        """Note a C-STORE, and mend a command set that pynetdicom would not answer at all.
+
+        pynetdicom aborts where a UID is too long and stays silent where one is missing; the peer
+        gets a failure status instead, and goes on with its next instance.
+        """
+        conversation = self._of(event)
+        if conversation is None or not isinstance(event.message, C_STORE_RQ):
+            return
+        conversation.storing = True
+        command = event.message.command_set
+        for keyword in _UIDS:
+            value = command.get(keyword)
+            problem = uid_problem(value if isinstance(value, str) else None)
+            if problem is not None:
+                setattr(command, keyword, _STAND_IN_UID)
+                conversation.refusals[int(command.get("MessageID", 0))] = f"{keyword} {problem}"
+
+    def _c_store(self, event: evt.Event) -> int | Dataset:
+        conversation = self._of(event)
+        request = cast(Any, event.request)
+        if conversation is None:
+            return failure(CANNOT_UNDERSTAND, "the association has ended")
+        refusal = conversation.refusals.pop(int(request.MessageID or 0), None)
+        if refusal is not None:
+            return conversation.store.refuse(refusal)
+        return conversation.store.store(
+            Request(
+                sop_class=request.AffectedSOPClassUID,
+                sop_instance=request.AffectedSOPInstanceUID,
+                transfer_syntax=str(event.context.transfer_syntax),
+                data_set=request.DataSet,
+            )
+        )
+
+    def _pdu_sent(self, event: evt.Event) -> None:
+        """Note that an answer is on its way; the last one, where the receiver is to stop."""
+        if not isinstance(event.pdu, P_DATA_TF):
+            return
+        conversation = self._of(event)
+        if conversation is None:
+            return
+        conversation.storing = False
+        if self.draining:
+            say_goodbye(event.assoc)
+
+    def _control_received(self, event: evt.Event) -> None:
+        conversation = self._of(event)
+        if conversation is None:
+            return
+        primitive = cast(Any, event).primitive
+        if isinstance(primitive, A_P_ABORT):
+            conversation.ending = "connection lost"
+        elif isinstance(primitive, A_ABORT):
+            conversation.ending = "aborted by the peer"
+
+    def _released(self, event: evt.Event) -> None:
+        self._end(event.assoc, "released")
+
+    def _aborted(self, event: evt.Event) -> None:
+        self._end(event.assoc, None)
+
+    def _end(self, association: Association, how: str | None) -> None:
+        with self._lock:
+            conversation = self._running.pop(association, None)
+        if conversation is None:
+            return
+        store = conversation.store
+        store.close()
+        log.info(
+            "association-ended",
+            source=store.source.key,
+            how=how or conversation.ending,
+            stored=store.stored,
+            refused=store.refused,
+            seconds=round(time.monotonic() - conversation.began, 3),
+        )
+
+
+def say_goodbye(association: Association) -> None:
+    """Abort an association behind what it has to send; a peer that does not hang up is cut off."""
+    association.acse_timeout = GOODBYE_SECONDS
+    association.abort(block=False)
+
+
+def _source(association: Association) -> BatchSource:
+    """Tell where an association comes from, with the AE title it called."""
+    request = association.requestor.primitive
+    return BatchSource(
+        kind="association",
+        calling_ae=_title(request.calling_ae_title if request else None),
+        called_ae=_title(request.called_ae_title if request else None),
+        address=plain_address(association.requestor.address or ""),
+    )
+
+
+def _title(title: str | None) -> str:
+    return (title or "").strip()

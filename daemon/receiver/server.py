@@ -1,0 +1,163 @@
+"""The receiver: a Storage and Verification SCP whose 0x0000 means durable."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Self
+
+from pynetdicom import AE, _config
+from pynetdicom.presentation import VerificationPresentationContexts
+
+from config.layout import Layout
+from config.logs import get_logger
+from config.settings import ReceiverSettings, Settings
+from daemon.dispatcher import Dispatcher
+from daemon.receiver.associations import Associations
+from daemon.receiver.listening import ListeningServer, inherited_socket
+from daemon.receiver.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from daemon.receiver.room import Room
+from daemon.receiver.stopping import drain, hang_up
+from daemon.receiver.storing import Spooling
+from workers.durable import replace_file
+from workers.spool.batches import EntryName
+
+_POLL_SECONDS = 0.1
+_FIRST_RETRY_SECONDS = 1.0
+_LONGEST_RETRY_SECONDS = 30.0
+
+log = get_logger(__name__)
+
+
+def port_file(layout: Layout) -> Path:
+    """Return the file that holds the port for as long as a receiver listens."""
+    return layout.run / "receiver.port"
+
+
+def run_receiver(settings: Settings, stop: threading.Event) -> None:
+    """Receive until `stop` is set; C-STOREs in progress then are finished and answered."""
+    inherited = inherited_socket(os.environ, os.getpid())
+    dispatcher = Dispatcher(settings)
+    try:
+        receiver = _open(settings, stop, dispatcher.offer, inherited)
+        if receiver is not None:
+            with receiver:
+                receiver.wait(stop)
+    finally:
+        dispatcher.close()
+
+
+def _open(
+    settings: Settings,
+    stop: threading.Event,
+    offer: Callable[[EntryName], None],
+    inherited: socket.socket | None,
+) -> Receiver | None:
+    """Open the port, again and again while another program has it; None when stopped meanwhile."""
+    wait = _FIRST_RETRY_SECONDS
+    while not stop.is_set():
+        try:
+            return Receiver(settings, offer, inherited)
+        except OSError as error:
+            log.warning(
+                "port-unavailable",
+                host=settings.receiver.host,
+                port=settings.receiver.port,
+                reason=error.strerror or str(error),
+                next_try_in_seconds=wait,
+            )
+        stop.wait(wait)
+        wait = min(2 * wait, _LONGEST_RETRY_SECONDS)
+    return None
+
+
+class Receiver:
+    """A receiver that listens; leaving its context stops it gracefully.
+
+    Raises
+    ------
+    OSError
+        The port cannot be had.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        offer: Callable[[EntryName], None],
+        inherited: socket.socket | None = None,
+    ) -> None:
+        layout = settings.layout
+        self._stop_seconds = settings.receiver.stop_seconds
+        self._port_file = port_file(layout)
+        spooling = Spooling(layout, Room(layout, settings.spool), offer)
+        self._associations = Associations(spooling)
+        self._server = _server(settings.receiver, self._associations, inherited)
+        self.port = self._server.port
+        layout.run.mkdir(mode=0o700, parents=True, exist_ok=True)
+        replace_file(self._port_file, f"{self.port}\n".encode("ascii"), 0o644)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever,
+            kwargs={"poll_interval": _POLL_SECONDS},
+            name="receiver-listener",
+            daemon=True,
+        )
+        self._thread.start()
+        log.info(
+            "receiver-listens",
+            host=str(self._server.server_address[0]),
+            port=self.port,
+            ae_title=settings.receiver.ae_title,
+            socket="inherited" if inherited else "own",
+        )
+
+    def wait(self, stop: threading.Event) -> None:
+        """Return when `stop` is set. Raises RuntimeError if the listener ends before."""
+        while not stop.wait(1.0):
+            if not self._thread.is_alive():
+                raise RuntimeError("the thread that accepts associations has ended")
+
+    def stop(self) -> None:
+        """Listen no more, let C-STOREs in progress be answered, end the associations."""
+        self._server.shutdown()
+        self._thread.join()
+        self._port_file.unlink(missing_ok=True)
+        cut_short = drain(self._associations, self._stop_seconds)
+        hang_up(lambda: self._server.active_associations)
+        self._associations.forget_the_dead()
+        log.info("receiver-stopped", cut_short=cut_short)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+def _server(
+    settings: ReceiverSettings, associations: Associations, inherited: socket.socket | None
+) -> ListeningServer:
+    """Build pynetdicom's server as we want it; it listens, but accepts nothing yet."""
+    _config.UNRESTRICTED_STORAGE_SERVICE = True  # C-STOREs of private classes are storage too
+    _config.LOG_HANDLER_LEVEL = "none"  # its log handlers format every PDU
+    entity = AE(ae_title=settings.ae_title)
+    entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+    entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
+    entity.maximum_associations = settings.maximum_associations
+    entity.maximum_pdu_size = settings.maximum_pdu
+    entity.network_timeout = settings.network_timeout_seconds
+    entity.acse_timeout = settings.acse_timeout_seconds
+    entity.dimse_timeout = settings.dimse_timeout_seconds
+    entity.supported_contexts = VerificationPresentationContexts
+    server = entity.make_server(
+        (settings.host, settings.port),
+        server_class=ListeningServer,
+        evt_handlers=list(associations.handlers),
+        inherited=inherited,
+        network_timeout_seconds=settings.network_timeout_seconds,
+        housekeeping=associations.forget_the_dead,
+    )
+    assert isinstance(server, ListeningServer)  # noqa: S101 - for mypy
+    return server
