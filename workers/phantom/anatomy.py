@@ -103,7 +103,10 @@ class Body:
         """Sample the grid spanned by three lists of coordinates (mm): shape (z, y, x)."""
         axes = tuple(np.asarray(axis, dtype=np.float32) for axis in (zs, ys, xs))
         image = np.full([axis.size for axis in axes], AIR[quantity], dtype=np.float32)
+        middle, half = (max(zs) + min(zs)) / 2.0, (max(zs) - min(zs)) / 2.0
         for organ in self.organs:
+            if abs(organ.centre_mm[2] - middle) > half + organ.semi_axes_mm[2] + edge_mm:
+                continue
             box = _box(organ, axes, edge_mm)
             if box is None:
                 continue

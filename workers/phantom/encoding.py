@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import dcmwrite
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate, get_frame
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from workers.phantom.numbers import uid
@@ -31,6 +32,10 @@ def complete(ds: Dataset, pixels: NDArray[np.int16], transfer_syntax_uid: str) -
     ds["PixelData"].VR = "OW"
     if syntax.is_encapsulated:
         ds.compress(syntax, generate_instance_uid=False)
+        if len(ds.PixelData) == pixels.nbytes:
+            # Readers take compressed data of exactly this length for uncompressed; an empty offset
+            # table (PS3.5 A.4) is four bytes shorter.
+            ds.PixelData = encapsulate([get_frame(ds.PixelData, 0)], has_bot=False)
     return ds
 
 

@@ -126,8 +126,10 @@ class Camera:
     def _reformat_axes(self) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]:
         grid = self.spec.layout.ct
         x, y, z = grid.centre_mm
-        across = ticks(x, grid.pixel_mm, grid.matrix)
-        return across, ticks(y, grid.pixel_mm, grid.matrix), ticks(z, grid.step_mm, grid.slices, -1)
+        step = min(self.spec.layout.coarse_mm, grid.step_mm)
+        along = math.floor(grid.slices * grid.step_mm / step)
+        xs, ys = (ticks(centre, grid.pixel_mm, grid.matrix) for centre in (x, y))
+        return xs, ys, ticks(z, step, along, -1)
 
     @cached_property
     def _ct_axes(self) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]:

@@ -101,7 +101,7 @@ class Layout:
     lesion_centre_mm: Point
     lesion_radius_mm: float
     coarse_mm: float
-    """Sampling of projections: scouts and MIPs."""
+    """Sampling of scouts and MIPs, and at most of reformatted images along z."""
     bed_mm: float
     """Axial length of one PET bed position."""
     mip_views: int
@@ -109,14 +109,15 @@ class Layout:
     """Planes in each reformatted series."""
 
 
+# No image has fewer than 32 rows or columns: OpenJPEG's encoder refuses smaller ones.
 LAYOUTS: dict[Size, Layout] = {
     "tiny": Layout(
         scale=0.5,
-        pet=AxialGrid(16, 13.0, 8, 10.0, (0.4, 0.7, 200.0)),
-        ct=AxialGrid(32, 7.0, 12, 8.0, (0.0, 0.0, 201.0)),
+        pet=AxialGrid(32, 6.8, 8, 10.0, (0.4, 0.7, 200.0)),
+        ct=AxialGrid(48, 4.5, 12, 8.0, (0.0, 0.0, 201.0)),
         lesion_centre_mm=(-40.0, 1.0, 200.0),
         lesion_radius_mm=29.0,
-        coarse_mm=8.0,
+        coarse_mm=2.5,
         bed_mm=40.0,
         mip_views=4,
         reformats=3,

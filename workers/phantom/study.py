@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -89,14 +90,21 @@ class PhantomSeries:
     series_uid: str
     modality: str
     count: int
-    sop_instance_uids: tuple[str, ...] = field(repr=False)
+    _name: Callable[[int], str] = field(repr=False, compare=False)
     _make: Callable[[int], Dataset] = field(repr=False, compare=False)
 
     def dataset(self, i: int) -> Dataset:
         """Make instance `i` (0 to count - 1) with its file meta information."""
+        return self._make(self._checked(i))
+
+    def sop_instance_uid(self, i: int) -> str:
+        """Name instance `i` without making it."""
+        return self._name(self._checked(i))
+
+    def _checked(self, i: int) -> int:
         if not 0 <= i < self.count:
             raise IndexError(f"{self.name} has instances 0 to {self.count - 1}, not {i}")
-        return self._make(i)
+        return i
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,11 +208,9 @@ _REFORMATTED = ("DERIVED", "SECONDARY", "REFORMATTED")
 
 
 def _series(spec: PhantomSpec, plan: headers.SeriesPlan, camera: Camera) -> PhantomSeries:
-    def make(index: int) -> Dataset:
-        return _instance(spec, plan, camera, index)
-
-    uids = tuple(headers.instance_uid(spec, plan, index) for index in range(plan.count))
-    return PhantomSeries(plan.name, plan.series_uid, plan.modality, plan.count, uids, make)
+    name = partial(headers.instance_uid, spec, plan)
+    make = partial(_instance, spec, plan, camera)
+    return PhantomSeries(plan.name, plan.series_uid, plan.modality, plan.count, name, make)
 
 
 def _instance(spec: PhantomSpec, plan: headers.SeriesPlan, camera: Camera, index: int) -> Dataset:
