@@ -1,4 +1,4 @@
-"""Which role a PET series has (PS3.3 C.8.9, C.8.22): what may be paired, what only looks like it."""
+"""Which role a PET series has (PS3.3 C.8.9, C.8.22): a volume, or what only looks like it."""
 
 from __future__ import annotations
 

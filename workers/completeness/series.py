@@ -61,14 +61,14 @@ def _judge_pet(instances: list[InstanceFacts], role: Role, quiet: bool) -> Compl
     expected, received, source = _counts(instances)
     faults = _faults(instances, role)
     if expected is None:
-        words = f"PET {received} slices, {source}"
+        counted = f"PET {received} slices, {source}"
         if not quiet:
-            reasons = (f"{words}: complete when quiet", *faults)
+            reasons = (f"{counted}: complete when quiet", *faults)
             return Completeness(SeriesState.RECEIVING, None, received, reasons)
         if faults:
             reasons = (", ".join((f"PET {received} slices", *faults)),)
             return Completeness(SeriesState.INCONSISTENT, None, received, reasons)
-        reasons = (f"{words}: gap-free and quiet",)
+        reasons = (f"{counted}: gap-free and quiet",)
         return Completeness(SeriesState.COMPLETE, None, received, reasons)
     if received == expected and not faults:
         reasons = (f"{received} of {expected} ({source}), no gap",)

@@ -9,6 +9,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 from workers.header.facts import InstanceFacts, Vector3, Vector6
 
@@ -81,7 +82,7 @@ class Stack:
     @cached_property
     def step(self) -> float | None:
         """Return the median step in mm; None below two positions."""
-        steps = [b - a for a, b in zip(self.positions, self.positions[1:], strict=False)]
+        steps = [b - a for a, b in pairwise(self.positions)]
         return statistics.median(steps) if steps else None
 
     @cached_property
@@ -91,7 +92,7 @@ class Stack:
             return ()
         found = []
         heights = [group[0].position[2] for group in self.groups]
-        for index, (a, b) in enumerate(zip(self.positions, self.positions[1:], strict=False)):
+        for index, (a, b) in enumerate(pairwise(self.positions)):
             if b - a > GAP_STEPS * self.step:
                 middle = (heights[index] + heights[index + 1]) / 2
                 found.append(Gap(a, b, middle))

@@ -1,0 +1,141 @@
+"""What the index knows of a study, gathered for the decisions: the instances' facts of its series."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from workers.header.facts import InstanceFacts
+from workers.index.tables import instance, series, study
+
+_IMAGING = ("PT", "CT")
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesRow:
+    """A series as the index has it."""
+
+    id: int
+    study_id: int
+    uid: str
+    study_uid: str
+    modality: str
+    instances: int
+    quiet: bool
+    state: str
+    role: str | None
+
+    @property
+    def version(self) -> tuple[int, int, bool]:
+        """Changes whenever a verdict on this series may change."""
+        return (self.id, self.instances, self.quiet)
+
+
+@dataclass(frozen=True, slots=True)
+class StudyRow:
+    """A study as the index has it."""
+
+    id: int
+    uid: str
+    patient_id: str
+    two_patients: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StudyEvidence:
+    """A snapshot of all that a study's pair depends on."""
+
+    study: StudyRow
+    series: tuple[SeriesRow, ...]
+    elsewhere: tuple[SeriesRow, ...]
+    """CT series of the patient's other studies that share a frame of reference with a PET here."""
+    facts: dict[int, tuple[InstanceFacts, ...]]
+    """By series id; of PT and CT series, and of those that were asked for."""
+
+    @property
+    def version(self) -> tuple[object, ...]:
+        rows = (*self.series, *self.elsewhere)
+        return (self.study.two_patients, *(row.version for row in rows))
+
+
+def gather(connection: Connection, study_id: int, also: Sequence[int] = ()) -> StudyEvidence:
+    """Read the evidence of a study in one snapshot.
+
+    `also` names series whose facts are wanted although they are neither PT nor CT.
+    """
+    row = connection.execute(sa.select(study).where(study.c.id == study_id)).one()
+    here = _series(connection, series.c.study_id == study_id)
+    elsewhere = _elsewhere(connection, study_id, row.patient_ID)
+    wanted = [
+        one.id for one in (*here, *elsewhere) if one.modality in _IMAGING or one.id in set(also)
+    ]
+    return StudyEvidence(
+        StudyRow(row.id, row.study, row.patient_ID, bool(row.two_patients)),
+        here,
+        elsewhere,
+        {series_id: _facts(connection, series_id) for series_id in wanted},
+    )
+
+
+def current_version(connection: Connection, study_id: int) -> tuple[object, ...]:
+    """Return what `StudyEvidence.version` would be now, without reading any facts."""
+    row = connection.execute(sa.select(study).where(study.c.id == study_id)).one()
+    rows = (
+        *_series(connection, series.c.study_id == study_id),
+        *_elsewhere(connection, study_id, row.patient_ID),
+    )
+    return (bool(row.two_patients), *(one.version for one in rows))
+
+
+def _series(connection: Connection, condition: sa.ColumnElement[bool]) -> tuple[SeriesRow, ...]:
+    found = connection.execute(
+        sa.select(series, study.c.study)
+        .join(study, study.c.id == series.c.study_id)
+        .where(condition, series.c.instances > 0)
+        .order_by(series.c.id)
+    )
+    return tuple(
+        SeriesRow(
+            id=row.id,
+            study_id=row.study_id,
+            uid=row.series,
+            study_uid=row.study,
+            modality=row.modality,
+            instances=row.instances,
+            quiet=bool(row.quiet),
+            state=row.state,
+            role=row.role,
+        )
+        for row in found
+    )
+
+
+def _elsewhere(connection: Connection, study_id: int, patient: str) -> tuple[SeriesRow, ...]:
+    if not patient:
+        return ()
+    frames = sa.select(series.c.frame_of_reference_uid).where(
+        series.c.study_id == study_id,
+        series.c.modality == "PT",
+        series.c.frame_of_reference_uid.is_not(None),
+    )
+    others = sa.select(study.c.id).where(study.c["patient_ID"] == patient, study.c.id != study_id)
+    return _series(
+        connection,
+        sa.and_(
+            series.c.modality == "CT",
+            series.c.study_id.in_(others),
+            series.c.frame_of_reference_uid.in_(frames),
+        ),
+    )
+
+
+def _facts(connection: Connection, series_id: int) -> tuple[InstanceFacts, ...]:
+    found = connection.execute(
+        sa.select(instance.c.facts)
+        .where(instance.c.series_id == series_id)
+        .order_by(instance.c.instance_uid)
+    )
+    return tuple(InstanceFacts.from_json(text) for text in found.scalars())
