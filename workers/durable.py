@@ -13,6 +13,7 @@ import hashlib
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,9 +85,13 @@ def make_folders(folder: Path) -> None:
 
 
 def write_new(path: Path | str, chunks: Iterable[bytes | memoryview], mode: int = 0o600) -> int:
-    """Write a file that must not exist (O_EXCL), fsync it, return its size; removed on any error."""
+    """Write a file that must not exist (O_EXCL), fsync it, return its size; removed on any error.
+
+    While it is written it is locked: `remove_stale` takes only what nobody writes.
+    """
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
+        try_lock(descriptor)
         size = 0
         for chunk in chunks:
             view = memoryview(chunk)
@@ -117,6 +122,7 @@ def copy_new(source: Path | str, target: Path | str, mode: int = 0o600) -> None:
         descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         try:
             with open(descriptor, "wb", buffering=0) as writing:
+                try_lock(writing.fileno())
                 try:
                     fcntl.ioctl(writing.fileno(), _FICLONE, reading.fileno())
                 except OSError:  # no reflinks here, or another file system
@@ -152,6 +158,27 @@ def try_lock(descriptor: int) -> bool:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    return True
+
+
+def remove_stale(path: Path | str, older_than: float) -> bool:
+    """Remove a temporary file or folder that is older (st_mtime, seconds) and not locked."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False  # gone, or a link that is none of ours
+    try:
+        facts = os.fstat(descriptor)
+        if facts.st_mtime > older_than or not try_lock(descriptor):
+            return False
+        if stat.S_ISDIR(facts.st_mode):
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            os.unlink(path)
+    except FileNotFoundError:
+        return False
+    finally:
+        os.close(descriptor)
     return True
 
 

@@ -26,7 +26,7 @@ from workers.completeness.stacks import dot, normal_of
 from workers.filing.rows import insert_event
 from workers.header.facts import InstanceFacts
 from workers.index.engine import MetadataIndex, insert_new
-from workers.index.tables import instance, pair, series
+from workers.index.tables import instance, pair, series, study
 from workers.pairing.selection import (
     Override,
     PairDecision,
@@ -64,10 +64,18 @@ class _Judged:
 def judge_studies(
     index: MetadataIndex, settings: Settings, studies: Iterable[int], touched: Iterable[int] = ()
 ) -> list[PairWish]:
-    """Judge studies and their touched series; return the pairs that are now to be built."""
+    """Judge studies and their touched series; return the pairs that are now to be built.
+
+    A study whose PET waits for a CT that may lie in one of these is judged too.
+    """
     wishes = []
     also = tuple(touched)
-    for study_id in sorted(set(studies)):
+    mine = set(studies)
+    if not mine:
+        return []
+    with index.read() as connection:
+        mine |= _waiting_for(connection, mine)
+    for study_id in sorted(mine):
         wish = _judge_study(index, settings, study_id, also)
         if wish is not None:
             wishes.append(wish)
@@ -101,6 +109,28 @@ def _judge_study(
     # busy without end: judge inside the write lock, once
     with index.write() as connection:
         return _write(connection, settings, _judge(connection, settings, study_id, also))
+
+
+def _waiting_for(connection: Connection, studies: set[int]) -> set[int]:
+    """Return the patient's other studies whose PET shares a frame of reference with a CT here."""
+    arrived, waiting = series.alias(), series.alias()
+    here, there = study.alias(), study.alias()
+    found = connection.execute(
+        sa.select(pair.c.study_id)
+        .join(there, there.c.id == pair.c.study_id)
+        .join(waiting, waiting.c.study_id == there.c.id)
+        .join(arrived, arrived.c.frame_of_reference_uid == waiting.c.frame_of_reference_uid)
+        .join(here, here.c.id == arrived.c.study_id)
+        .where(
+            here.c.id.in_(studies),
+            here.c["patient_ID"] == there.c["patient_ID"],
+            there.c["patient_ID"] != "",
+            arrived.c.modality == "CT",
+            waiting.c.modality == "PT",
+        )
+        .distinct()
+    )
+    return set(found.scalars())
 
 
 def _judge(

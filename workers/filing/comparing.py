@@ -48,6 +48,7 @@ _LOSSLESS = frozenset(
     }
 )
 _MOST_TAGS = 50
+_NUMBER_CODES = {"US": "H", "SS": "h", "UL": "L", "SL": "l", "FL": "f", "FD": "d"}
 _TEXT_VRS = frozenset(
     [
         "AE",
@@ -205,23 +206,31 @@ def _equal_values(first: Dataset, second: Dataset, tag: BaseTag) -> bool:
 def _bytes(dataset: Dataset, tag: BaseTag) -> bytes:
     """Return a value's bytes as little endian would write them."""
     raw = dataset.get_item(tag)
-    if isinstance(raw, RawDataElement) and raw.is_little_endian:
+    if isinstance(raw, RawDataElement) and (raw.is_little_endian or raw.VR in _TEXT_VRS):
         return raw.value or b""
     element = dataset[tag]
     if isinstance(element.value, bytes):
-        if element.VR == "OW" and isinstance(raw, RawDataElement):  # big endian words
-            return b"".join(element.value[i : i + 2][::-1] for i in range(0, len(element.value), 2))
-        return element.value
-    return _as_little_endian(element.VR, element.value)
+        swapped = element.VR == "OW" and isinstance(raw, RawDataElement)
+        return _swapped(element.value) if swapped else element.value
+    values = element.value if element.VM > 1 else [element.value]
+    if element.VR == "AT":
+        return b"".join(struct.pack("<HH", tag >> 16, tag & 0xFFFF) for tag in values)
+    code = _NUMBER_CODES.get(element.VR)
+    if code is not None:
+        return struct.pack(f"<{element.VM}{code}", *(values if element.VM else ()))
+    return b"\\".join(_text_bytes(value) for value in values if value is not None)
 
 
-def _as_little_endian(vr: str, value: object) -> bytes:
-    codes = {"US": "H", "SS": "h", "UL": "L", "SL": "l", "FL": "f", "FD": "d"}
-    values = list(value) if isinstance(value, list | tuple) or hasattr(value, "insert") else [value]  # type: ignore[call-overload]
-    if vr in codes:
-        return struct.pack(f"<{len(values)}{codes[vr]}", *values)
-    words = (getattr(one, "original_string", None) or str(one) for one in values if one is not None)
-    return "\\".join(words).encode("iso8859", "replace")
+def _swapped(words: bytes) -> bytes:
+    """Exchange the two bytes of each word."""
+    both = bytearray(words)
+    both[0::2], both[1::2] = words[1::2], words[0::2]
+    return bytes(both)
+
+
+def _text_bytes(value: object) -> bytes:
+    original = getattr(value, "original_string", None) or str(value)
+    return original if isinstance(original, bytes) else original.encode("iso8859", "replace")
 
 
 def _same_pixels(first: FileDataset, second: FileDataset) -> bool | None:

@@ -1,0 +1,242 @@
+"""The sweeper: finds again whatever a lost queue, a killed worker or a passing hour left behind.
+
+Every tick: entries without a job are dispatched, quiet series are judged, due pairs are queued. Every half
+minute: left-over temporary files and empty batches are removed. This alone recovers from a lost Redis.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+
+import redis
+import sqlalchemy as sa
+
+from config.layout import Layout
+from config.logs import get_logger
+from config.settings import Settings
+from workers import clock, durable, queues
+from workers.completeness.judging import PairWish, judge_studies
+from workers.index.engine import MetadataIndex, prepare_index
+from workers.index.tables import pair, series
+from workers.jobs import ask_for_pairs
+from workers.pairing.exchanging import finish_exchanges
+from workers.spool.batches import (
+    batch_names,
+    oldest_waiting,
+    remove_if_empty,
+    waiting_entries,
+)
+
+log = get_logger(__name__)
+
+_TICK_SECONDS = 1.0
+_SWEEP_SECONDS = 30.0
+_AGAIN_SECONDS = 600.0
+_CHECKPOINT_SECONDS = 300.0
+_STALE_SECONDS = 3600.0
+_MOST_ENTRIES = 5000
+
+
+class Sweeper:
+    """One pass at a time; `tick` does what is due by the clock that is handed in."""
+
+    def __init__(self, index: MetadataIndex, settings: Settings) -> None:
+        self._index = index
+        self._settings = settings
+        self._layout = settings.layout
+        self._due: dict[str, float] = {}
+        self._pairs_asked = 0.0
+        self._entries_asked = 0.0
+
+    def tick(self, now: float) -> None:
+        """Do everything that is due at `now` (monotonic seconds)."""
+        connection = queues.connect(self._settings)
+        try:
+            self._every("dispatch", 2.0, now, lambda: self._dispatch(connection, now))
+            self._every("pairs", 2.0, now, lambda: self._ask_for_due_pairs(connection, now))
+        except redis.RedisError as error:
+            log.debug("queue-away", error=type(error).__name__)
+        finally:
+            connection.close()
+        self.judge_quiet_series(now)
+        self._every("capped", _SWEEP_SECONDS, now, lambda: self._judge_capped(now))
+        self._every("sweep", _SWEEP_SECONDS, now, self._clean)
+        self._every("checkpoint", _CHECKPOINT_SECONDS, now, self._index.checkpoint)
+
+    def _every(self, name: str, seconds: float, now: float, action: Callable[[], None]) -> None:
+        if now >= self._due.get(name, 0.0):
+            self._due[name] = now + seconds
+            action()
+
+    # entries without a job ----------------------------------------------------------------------------
+
+    def _dispatch(self, connection: redis.Redis, now: float) -> None:
+        """Queue waiting entries when the queue has nothing to do, or after ten minutes."""
+        first = next(waiting_entries(self._layout), None)
+        if first is None:
+            self._entries_asked = now
+            return
+        again = now - self._entries_asked >= _AGAIN_SECONDS
+        if not again and not queues.idle(connection, queues.FILING):
+            return
+        self._entries_asked = now
+        entries = list(islice(waiting_entries(self._layout), _MOST_ENTRIES))
+        size = self._settings.filing.batch_entries
+        for start in range(0, len(entries), size):
+            if not queues.enqueue_filing(connection, entries[start : start + size]):
+                break
+        log.info("dispatched-again", entries=len(entries))
+
+    # series and studies that time has made due -----------------------------------------------------------
+
+    def judge_quiet_series(self, now: float) -> list[PairWish]:
+        """Mark series as quiet whose time has come, and judge their studies."""
+        quiet_seconds = self._settings.completeness.quiet_seconds
+        self._adopt_foreign_clocks(now)
+        with self._index.read() as connection:
+            due = connection.execute(
+                sa.select(series.c.id, series.c.study_id, series.c.last_monotonic).where(
+                    series.c.quiet.is_(False),
+                    series.c.instances > 0,
+                    series.c.last_boot == clock.boot_id(),
+                    series.c.last_monotonic <= now - quiet_seconds,
+                )
+            ).all()
+        if not due:
+            return []
+        waiting_since = self._waiting_since(now)
+        due = [row for row in due if waiting_since > row.last_monotonic + quiet_seconds]
+        if not due:
+            return []
+        with self._index.write() as connection:
+            connection.execute(
+                series.update()
+                .where(
+                    series.c.id.in_([row.id for row in due]),
+                    series.c.last_monotonic <= now - quiet_seconds,
+                )
+                .values(quiet=True)
+            )
+        wishes = judge_studies(
+            self._index, self._settings, {row.study_id for row in due}, [row.id for row in due]
+        )
+        ask_for_pairs(self._settings, wishes)
+        return wishes
+
+    def _waiting_since(self, now: float) -> float:
+        """Return since when (monotonic) the oldest entry waits; infinity where none does.
+
+        A worker that was down does not make a series quiet: an entry that was published before the series'
+        time came may belong to it. A clock that was set back makes the age unknown: then it blocks too.
+        """
+        oldest = oldest_waiting(self._layout)
+        if oldest is None:
+            return float("inf")
+        age = time.time() - oldest
+        return now - age if age >= 0 else float("-inf")
+
+    def _adopt_foreign_clocks(self, now: float) -> None:
+        """Start the quiet clock of series whose last instance came before this boot anew."""
+        stale = sa.and_(
+            series.c.quiet.is_(False),
+            series.c.instances > 0,
+            sa.or_(series.c.last_boot != clock.boot_id(), series.c.last_monotonic > now + 1),
+        )
+        with self._index.read() as connection:
+            found = connection.execute(sa.select(series.c.id).where(stale).limit(1)).first()
+        if found is not None:
+            with self._index.write() as connection:
+                connection.execute(
+                    series.update()
+                    .where(stale)
+                    .values(last_boot=clock.boot_id(), last_monotonic=now)
+                )
+
+    def _judge_capped(self, now: float) -> None:
+        """Judge studies whose pair has waited for the hard cap."""
+        cap = self._settings.completeness.hard_cap_minutes * 60
+        foreign = sa.and_(pair.c.state == "pending", pair.c.begun_boot != clock.boot_id())
+        with self._index.read() as connection:
+            due = connection.execute(
+                sa.select(pair.c.study_id).where(
+                    pair.c.state == "pending",
+                    pair.c.generation == pair.c.done_generation,
+                    pair.c.begun_boot == clock.boot_id(),
+                    pair.c.begun_monotonic <= now - cap,
+                )
+            ).scalars()
+            studies = set(due)
+            rebooted = connection.execute(sa.select(pair.c.id).where(foreign).limit(1)).first()
+        if rebooted is not None:
+            with self._index.write() as connection:
+                connection.execute(
+                    pair.update()
+                    .where(foreign)
+                    .values(begun_boot=clock.boot_id(), begun_monotonic=now)
+                )
+        ask_for_pairs(self._settings, judge_studies(self._index, self._settings, studies))
+
+    # pairs without a job ------------------------------------------------------------------------------------
+
+    def _ask_for_due_pairs(self, connection: redis.Redis, now: float) -> None:
+        if not self._settings.pairing.enabled:
+            return
+        with self._index.read() as reading:
+            due = reading.execute(
+                sa.select(pair.c.id, pair.c.generation)
+                .where(
+                    pair.c.state == "pending",
+                    pair.c.generation > pair.c.done_generation,
+                    pair.c.generation > pair.c.failed_generation,
+                )
+                .limit(queues.QUEUED_JOBS_LIMIT)
+            ).all()
+        if not due:
+            self._pairs_asked = now
+            return
+        again = now - self._pairs_asked >= _AGAIN_SECONDS
+        if again or queues.idle(connection, queues.PAIRING):
+            self._pairs_asked = now
+            for row in due:
+                queues.enqueue_pairing(connection, row.id, row.generation)
+
+    # left-overs ------------------------------------------------------------------------------------------------
+
+    def _clean(self) -> None:
+        for batch in batch_names(self._layout):
+            remove_if_empty(self._layout, batch)
+        older = time.time() - _STALE_SECONDS
+        for path in _temporary(self._layout):
+            if durable.remove_stale(path, older):
+                log.info("left-over-removed", kind=path.parent.name)
+
+
+def run_sweeper(settings: Settings, stop: threading.Event) -> None:
+    """Sweep until `stop` is set; prepares the index first."""
+    index = prepare_index(settings)
+    try:
+        restored = finish_exchanges(index, settings.layout)
+        if restored:
+            log.warning("exchanges-finished", pairs=restored)
+        sweeper = Sweeper(index, settings)
+        while not stop.is_set():
+            try:
+                sweeper.tick(clock.monotonic())
+            except (OSError, sa.exc.DBAPIError) as error:  # a passing trouble: the next tick tries
+                log.warning("sweep-failed", error=type(error).__name__)
+            stop.wait(_TICK_SECONDS)
+    finally:
+        index.close()
+
+
+def _temporary(layout: Layout) -> list[Path]:
+    """List the places where a killed process may have left something half-written."""
+    found: list[Path] = []
+    for folder in (layout.incoming, layout.archive_private / "tmp"):
+        if folder.is_dir():
+            found.extend(folder.iterdir())
+    return found

@@ -1,0 +1,129 @@
+"""The RQ jobs: what a worker does with what the queues tell it. Arguments are hints, never trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import redis
+import sqlalchemy as sa
+
+from config.logs import get_logger
+from config.settings import Settings
+from workers import queues
+from workers.completeness.judging import PairWish, judge_studies
+from workers.errors import WorkersError
+from workers.filing.protocol import Filer
+from workers.index.engine import MetadataIndex, open_index
+from workers.index.tables import series
+from workers.spool.batches import EntryName, entries_of
+
+log = get_logger(__name__)
+
+
+class Workplace:
+    """What the jobs of one worker process share; opened at the first job, after any fork."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._index: MetadataIndex | None = None
+        self._filer: Filer | None = None
+
+    @property
+    def index(self) -> MetadataIndex:
+        if self._index is None:
+            self._index = open_index(self.settings)
+        return self._index
+
+    @property
+    def filer(self) -> Filer:
+        if self._filer is None:
+            self._filer = Filer(self.index, self.settings)
+        return self._filer
+
+    def close(self) -> None:
+        if self._index is not None:
+            self._index.close()
+        self._index = self._filer = None
+
+
+# RQ calls plain functions, so the process has one place where its jobs find their settings
+_workplaces: list[Workplace] = []
+
+
+def configure(settings: Settings) -> Workplace:
+    """Give the jobs of this process their settings; called once by the worker before it works."""
+    for old in _workplaces:
+        old.close()
+    _workplaces[:] = [Workplace(settings)]
+    return _workplaces[0]
+
+
+def _workplace() -> Workplace:
+    if not _workplaces:
+        raise WorkersError("a job was started outside a worker of petct-ingest")
+    return _workplaces[0]
+
+
+def file_entries(version: int, batches: Mapping[str, Sequence[str]]) -> dict[str, int]:
+    """File entries (job): {batch: [identifier, …]}; then judge what they touched."""
+    place = _workplace()
+    if version != queues.JOB_VERSION:
+        return {}
+    return file_now(place, list(_entries(place.settings, batches)))
+
+
+def pair_study(version: int, pair: int, generation: int) -> str:
+    """Make one generation of a pair (job)."""
+    from workers.pairing.making import make_pair  # SimpleITK loads only where pairs are made
+
+    place = _workplace()
+    if version != queues.JOB_VERSION:
+        return "foreign"
+    return make_pair(place.index, place.settings, pair, generation)
+
+
+def file_now(place: Workplace, entries: Sequence[EntryName]) -> dict[str, int]:
+    """File entries, judge, and ask for the pairs that are due."""
+    report = place.filer.file_entries(entries)
+    studies = report.touched_studies | _studies_of(place.index, report.touched_series)
+    if studies:
+        wishes = judge_studies(place.index, place.settings, studies, report.touched_series)
+        ask_for_pairs(place.settings, wishes)
+    log.info("filed", left=report.left, **report.outcomes)
+    return report.outcomes
+
+
+def ask_for_pairs(settings: Settings, wishes: Sequence[PairWish]) -> None:
+    """Queue pairs; a server that is away is no harm, the sweeper asks again."""
+    if not wishes:
+        return
+    connection = queues.connect(settings)
+    try:
+        for wish in wishes:
+            queues.enqueue_pairing(connection, wish.pair_id, wish.generation)
+    except redis.RedisError as error:
+        log.warning("pairs-not-queued", pairs=len(wishes), error=type(error).__name__)
+    finally:
+        connection.close()
+
+
+def _entries(settings: Settings, batches: Mapping[str, Any]) -> Iterator[EntryName]:
+    """Find the entries that identifiers stand for; names in the queue are not used as paths."""
+    for batch, identifiers in batches.items():
+        if not isinstance(batch, str) or "/" in batch or batch.startswith("."):
+            continue
+        wanted = set(identifiers)
+        for entry in entries_of(settings.layout, batch):
+            if entry.identifier in wanted:
+                yield entry
+
+
+def _studies_of(index: MetadataIndex, touched: set[int]) -> set[int]:
+    if not touched:
+        return set()
+    with index.read() as connection:
+        found = connection.execute(
+            sa.select(series.c.study_id).where(series.c.id.in_(touched)).distinct()
+        )
+        return set(found.scalars())

@@ -1,0 +1,249 @@
+"""Make a pair: build it beside, and exchange the folder whole.
+
+One process at a time makes the pair of a study (flock). The new folder is built under `<archive>/.petct/tmp`,
+durable; then, in one write transaction, the index is asked whether this generation is still wanted, the folder
+takes its place by RENAME_EXCHANGE, and the generation is done. Killed anywhere, the old pair stands whole or
+the new one does; running again builds it again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from config.layout import Layout
+from config.logs import get_logger, short
+from config.settings import PairingSettings, Settings
+from workers import clock, durable
+from workers.completeness.judging import read_override
+from workers.completeness.stacks import volume_instances
+from workers.errors import DataError, PairingRefused
+from workers.filing.rows import insert_event
+from workers.header.facts import InstanceFacts
+from workers.identity import check_identity
+from workers.index.engine import MetadataIndex
+from workers.index.tables import folder, instance, pair, series, study
+from workers.pairing.build import PairContext, PairOptions, PairSummary, SeriesInput, build_pair
+from workers.pairing.exchanging import exchange_folder
+from workers.pairing.selection import Override
+from workers.pairing.suv import judge_suv
+
+log = get_logger(__name__)
+
+FOLDER = "Auto-Paired"
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """A generation of a pair that is to be built."""
+
+    pair_id: int
+    study_id: int
+    study_uid: str
+    generation: int
+    revision: int
+    override: Override | None
+    decision: dict[str, Any]
+    folder: str
+    pet: SeriesInput
+    ct: SeriesInput
+
+
+def make_pair(index: MetadataIndex, settings: Settings, pair_id: int, generation: int) -> str:
+    """Make the wanted generation of a pair; say what came of it.
+
+    Returns "ready", "held" (refused with reasons), "busy" (another process makes it), "done" (made already)
+    or "stale" (something newer is wanted). Errors of the system are raised: the sweeper asks again.
+    """
+    layout = settings.layout
+    check_identity(layout.archive, index.identities().archive, "archive")
+    with _alone(layout, pair_id) as alone:
+        if not alone:
+            return "busy"
+        with index.write() as connection:
+            wanted = _read_wanted(connection, layout, pair_id)
+        if wanted is None or wanted.generation < generation:
+            return "done"
+        with _building(layout, wanted) as building:
+            try:
+                summary = _build(wanted, settings.pairing, building)
+            except (PairingRefused, DataError) as error:
+                _refuse(index, wanted, str(error))
+                return "held"
+            return _put_in_place(index, layout, wanted, building, summary)
+
+
+def suv_series(source: SeriesInput) -> tuple[InstanceFacts, ...]:
+    """Return the instances that SUV is judged on: the volume's, in slice order."""
+    return volume_instances(source.facts)
+
+
+def options_of(settings: PairingSettings) -> PairOptions:
+    """Return what the settings say about the arrays."""
+    return PairOptions(grid=settings.grid, ct_dtype=settings.ct_dtype, nifti=settings.nifti)
+
+
+@contextmanager
+def _alone(layout: Layout, pair_id: int) -> Iterator[bool]:
+    """Hold the lock of a pair; False when somebody else holds it."""
+    with open(layout.locks / f"pair-{pair_id}", "ab") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+@contextmanager
+def _building(layout: Layout, wanted: _Wanted) -> Iterator[Path]:
+    """Make a locked temporary folder on the archive's file system, removed at the end."""
+    name = f"pair-{wanted.pair_id}-{wanted.generation}-{secrets.token_hex(4)}"
+    path = layout.archive_private / "tmp" / name
+    path.mkdir(parents=True)
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        durable.try_lock(descriptor)
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)  # the old pair by now, or what was refused
+        os.close(descriptor)
+
+
+def _build(wanted: _Wanted, settings: PairingSettings, out: Path) -> PairSummary:
+    override = wanted.override or Override()
+    suv = judge_suv(
+        suv_series(wanted.pet),
+        strict=settings.strict_suv,
+        weight_kg=override.weight_kg,
+        dose_bq=override.dose_bq,
+    )
+    decision = dict(wanted.decision)
+    decision["override"] = asdict(override) if wanted.override else None
+    context = PairContext(
+        study_uid=wanted.study_uid,
+        revision=wanted.revision + 1,
+        decision=decision,
+        warnings=(),
+        made_at=clock.utc_now(),
+    )
+    return build_pair(wanted.pet, wanted.ct, suv, context, options_of(settings), out)
+
+
+def _read_wanted(connection: Connection, layout: Layout, pair_id: int) -> _Wanted | None:
+    row = connection.execute(
+        sa.select(pair, study.c.study)
+        .join(study, study.c.id == pair.c.study_id)
+        .where(pair.c.id == pair_id)
+    ).first()
+    if row is None or row.generation <= max(row.done_generation, row.failed_generation):
+        return None
+    if row.state != "pending" or not row.pet or not row.ct:
+        return None
+    place = row.folder or _claim_folder(connection, pair_id, row.study_id, row.pet)
+    return _Wanted(
+        pair_id=pair_id,
+        study_id=row.study_id,
+        study_uid=row.study,
+        generation=row.generation,
+        revision=row.revision,
+        override=read_override(row.override),
+        decision=json.loads(row.decision),
+        folder=place,
+        pet=_read_series(connection, layout, row.pet, row.study_id),
+        ct=_read_series(connection, layout, row.ct, row.study_id),
+    )
+
+
+def _claim_folder(connection: Connection, pair_id: int, study_id: int, pet_uid: str) -> str:
+    """Give the pair its folder beside the PET's `studies`; the first study there owns the plain name."""
+    home, digits = connection.execute(
+        sa.select(folder.c.home, folder.c.digits)
+        .join(series, series.c.id == folder.c.series_id)
+        .where(series.c.series == pet_uid, series.c.study_id == study_id)
+        .order_by(folder.c.id)
+        .limit(1)
+    ).one()
+    place = f"{home}/{FOLDER}"
+    taken = connection.execute(sa.select(pair.c.id).where(pair.c.folder == place)).first()
+    if taken is not None:
+        place += "-" + "-".join(digits.split("/")[:2])
+    connection.execute(pair.update().where(pair.c.id == pair_id).values(folder=place))
+    return place
+
+
+def _read_series(
+    connection: Connection, layout: Layout, series_uid: str, study_id: int
+) -> SeriesInput:
+    """Read which files a series has; the study's own series before another study's of the same UID."""
+    own = sa.case((series.c.study_id == study_id, 0), else_=1)
+    series_id = connection.execute(
+        sa.select(series.c.id).where(series.c.series == series_uid).order_by(own).limit(1)
+    ).scalar_one()
+    rows = connection.execute(
+        sa.select(instance, folder.c.home, folder.c.digits)
+        .join(folder, folder.c.id == instance.c.folder_id)
+        .where(instance.c.series_id == series_id)
+        .order_by(instance.c.instance_uid)
+    ).all()
+    return SeriesInput(
+        series_uid=series_uid,
+        files=tuple(
+            layout.archive / row.home / "studies" / row.digits / row.file_name for row in rows
+        ),
+        facts=tuple(InstanceFacts.from_json(row.facts) for row in rows),
+        digests=tuple(row.sha256 for row in rows),
+    )
+
+
+def _refuse(index: MetadataIndex, wanted: _Wanted, reason: str) -> None:
+    at = clock.utc_now()
+    with index.write() as connection:
+        connection.execute(
+            pair.update()
+            .where(pair.c.id == wanted.pair_id, pair.c.generation == wanted.generation)
+            .values(state="held", failed_generation=wanted.generation,
+                    reasons=json.dumps([reason]))
+        )  # fmt: skip
+        insert_event(connection, "pair-held", at, study_id=wanted.study_id,
+                     generation=wanted.generation, reasons=[reason])  # fmt: skip
+    log.warning("pair-refused", study=short(wanted.study_uid), generation=wanted.generation)
+
+
+def _put_in_place(
+    index: MetadataIndex, layout: Layout, wanted: _Wanted, building: Path, summary: PairSummary
+) -> str:
+    at = clock.utc_now()
+    target = layout.archive / wanted.folder
+    durable.make_folders(target.parent)
+    with index.write() as connection:
+        row = connection.execute(sa.select(pair).where(pair.c.id == wanted.pair_id)).one()
+        if row.generation != wanted.generation or row.done_generation >= wanted.generation:
+            return "stale"
+        exchange_folder(building, target)
+        connection.execute(
+            pair.update()
+            .where(pair.c.id == wanted.pair_id)
+            .values(
+                state="ready",
+                done_generation=wanted.generation,
+                revision=wanted.revision + 1,
+                result=json.dumps(asdict(summary), default=str),
+                ready_at=at,
+            )
+        )
+        insert_event(connection, "pair-ready", at, study_id=wanted.study_id,
+                     generation=wanted.generation, revision=wanted.revision + 1)  # fmt: skip
+    log.info("pair-ready", study=short(wanted.study_uid), revision=wanted.revision + 1)
+    return "ready"
