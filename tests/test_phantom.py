@@ -47,11 +47,12 @@ def centres(ds: Dataset) -> NDArray[np.float64]:
     down_column = np.array(ds.ImageOrientationPatient[3:], dtype=float)
     between_rows, between_columns = map(float, ds.PixelSpacing)
     row, column = np.mgrid[0 : ds.Rows, 0 : ds.Columns]
-    return np.asarray(
+    places: NDArray[np.float64] = (
         np.array(ds.ImagePositionPatient, dtype=float)
         + column[..., None] * between_columns * along_row
         + row[..., None] * between_rows * down_column
     )
+    return places
 
 
 def distance_to_sphere(ds: Dataset, study: PhantomStudy) -> NDArray[np.float64]:

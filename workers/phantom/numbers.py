@@ -77,6 +77,7 @@ def identity(patient_number: int, study_number: int) -> Identity:
         study_start=start,
         injection=pet_start - uptake,
         pet_start=pet_start,
-        dose_bq=round(weight * 4.1e6) + 1_000_000 * (study_number % 7),
+        dose_bq=round(weight * (3.1e6 + 0.3e6 * (patient_number % 6)))
+        + 1_000_000 * (study_number % 7),
         lesion_suv=8.0 + 0.5 * ((patient_number - 1) % 7) + 0.25 * ((study_number - 1) % 2),
     )
