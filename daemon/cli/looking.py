@@ -1,0 +1,253 @@
+"""Commands that look at a system and act on it: status, studies, held, quarantine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Column, Table
+
+from config.settings import Settings
+from daemon.cli.options import Config, Root, settings_of
+from daemon.looking import Status, look
+from workers.completeness.overriding import override_pair, wait_longer
+from workers.filing.releasing import drop_entry, retry_entry
+from workers.index.engine import MetadataIndex, open_index
+from workers.index.queries import list_set_aside, list_studies
+from workers.jobs import ask_for_pairs
+from workers.pairing.evidence import Override
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Limit = Annotated[int, typer.Option("--limit", min=1, help="How many at most.")]
+Study = Annotated[str, typer.Argument(metavar="STUDY", help="The StudyInstanceUID.")]
+Entry = Annotated[str, typer.Argument(metavar="ENTRY", help="The entry, as the list names it.")]
+
+held = typer.Typer(invoke_without_command=True, help="List and resolve what needs a person.")
+quarantine = typer.Typer(invoke_without_command=True, help="List, retry or drop set-aside files.")
+
+
+def status(root: Root = None, config: Config = None, as_json: Json = False) -> None:
+    """Show what arrived, what became of it, and what hinders the system."""
+    found = look(settings_of(root, config))
+    if as_json:
+        print(json.dumps(found.to_json_object()))
+    else:
+        _print_status(found)
+
+
+def studies(
+    root: Root = None, config: Config = None, as_json: Json = False, limit: Limit = 100
+) -> None:
+    """List the studies, newest first, with their series' roles and their pair."""
+    with _index(settings_of(root, config)) as index, index.read() as connection:
+        found = list_studies(connection, limit=limit)
+    if as_json:
+        print(json.dumps(found))
+        return
+    table = Table(Column("Study", overflow="fold"), "Patient", "Date", "Series", "Pair")
+    for one in found:
+        roles = "\n".join(
+            f"{member['role'] or member['modality']}: {member['instances']} {member['state']}"
+            for member in one["series"]
+        )
+        pair = one["pair"]
+        words = f"{pair['state']} (revision {pair['revision']})" if pair else "-"
+        table.add_row(one["study"], one["patient_ID"], one["study_date"] or "", roles, words)
+    _console().print(table)
+
+
+@held.callback()
+def list_held(
+    context: typer.Context, root: Root = None, config: Config = None, as_json: Json = False
+) -> None:
+    """List each held study in plain words, with what would resolve it."""
+    context.obj = (root, config)
+    if context.invoked_subcommand is not None:
+        return
+    with _index(settings_of(root, config)) as index, index.read() as connection:
+        found = list_studies(connection, state="held")
+    if as_json:
+        print(json.dumps([{**one["pair"], "study": one["study"]} for one in found]))
+        return
+    console = _console()
+    for one in found:
+        console.print(f"[bold]{one['study']}[/bold]  patient {_escape(one['patient_ID'])}")
+        for reason in one["pair"]["reasons"]:
+            console.print(f"  {_escape(reason)}")
+        console.print(f"  then: petct-ingest held force|choose|wait {one['study']}", style="dim")
+    if not found:
+        console.print("Nothing is held.")
+
+
+@held.command()
+def force(
+    context: typer.Context,
+    study: Study,
+    pet: Annotated[str | None, typer.Option(help="SeriesInstanceUID of the PET.")] = None,
+    ct: Annotated[str | None, typer.Option(help="SeriesInstanceUID of the CT.")] = None,
+    weight_kg: Annotated[float | None, typer.Option(min=0.1, help="The patient's weight.")] = None,
+    dose_bq: Annotated[float | None, typer.Option(min=1.0, help="The injected dose.")] = None,
+    root: Root = None,
+    config: Config = None,
+) -> None:
+    """Pair a study now, whatever speaks against it; recorded, and said in pair.json."""
+    given = Override(pet=pet, ct=ct, forced=True, weight_kg=weight_kg, dose_bq=dose_bq)
+    _override(_settings(context, root, config), study, given)
+
+
+@held.command()
+def choose(
+    context: typer.Context,
+    study: Study,
+    pet: Annotated[str | None, typer.Option(help="SeriesInstanceUID of the PET.")] = None,
+    ct: Annotated[str | None, typer.Option(help="SeriesInstanceUID of the CT.")] = None,
+    weight_kg: Annotated[float | None, typer.Option(min=0.1, help="The patient's weight.")] = None,
+    dose_bq: Annotated[float | None, typer.Option(min=1.0, help="The injected dose.")] = None,
+    root: Root = None,
+    config: Config = None,
+) -> None:
+    """Choose the PET or the CT, or give a weight or dose; every check still applies."""
+    given = Override(pet=pet, ct=ct, weight_kg=weight_kg, dose_bq=dose_bq)
+    _override(_settings(context, root, config), study, given)
+
+
+@held.command()
+def wait(context: typer.Context, study: Study, root: Root = None, config: Config = None) -> None:
+    """Wait for the rest of a study: its hard cap starts anew."""
+    settings = _settings(context, root, config)
+    with _index(settings) as index:
+        ask_for_pairs(settings, wait_longer(index, settings, study))
+    _console().print("The study waits again.")
+
+
+@quarantine.callback()
+def list_quarantine(
+    context: typer.Context,
+    root: Root = None,
+    config: Config = None,
+    as_json: Json = False,
+    limit: Limit = 100,
+) -> None:
+    """List what was set aside and why; the files lie in the quarantine folder, each with its JSON."""
+    context.obj = (root, config)
+    if context.invoked_subcommand is not None:
+        return
+    settings = settings_of(root, config)
+    with _index(settings) as index, index.read() as connection:
+        found = list_set_aside(connection, limit=limit)
+    if as_json:
+        print(json.dumps(found))
+        return
+    table = Table(Column("Entry", no_wrap=True), "What", "Reason", "From", "When")
+    for one in found:
+        table.add_row(one["entry"], one["outcome"], _escape(one["reason"] or ""),
+                      _escape(one["source"]), one["at"])  # fmt: skip
+    console = _console()
+    console.print(table)
+    console.print(f"{len(found)} in {settings.layout.quarantine}", style="dim")
+
+
+@quarantine.command()
+def retry(
+    context: typer.Context,
+    entry: Annotated[str | None, typer.Argument(metavar="ENTRY")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every entry.")] = False,
+    root: Root = None,
+    config: Config = None,
+) -> None:
+    """Give an entry back to the spool, to be filed again."""
+    settings = _settings(context, root, config)
+    with _index(settings) as index:
+        for one in _entries(index, entry, everything):
+            retry_entry(index, settings.layout, one)
+            _console().print(f"{one} waits to be filed again")
+
+
+@quarantine.command()
+def drop(
+    context: typer.Context,
+    entry: Entry,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    root: Root = None,
+    config: Config = None,
+) -> None:
+    """Delete an entry for good."""
+    settings = _settings(context, root, config)
+    if not yes:
+        typer.confirm(f"Delete {entry} for good?", abort=True)
+    with _index(settings) as index:
+        drop_entry(index, settings.layout, entry)
+    _console().print(f"{entry} is deleted")
+
+
+def _entries(index: MetadataIndex, entry: str | None, everything: bool) -> list[str]:
+    if everything == (entry is not None):
+        raise typer.BadParameter("give ENTRY or --all")
+    if entry is not None:
+        return [entry]
+    with index.read() as connection:
+        return [one["entry"] for one in list_set_aside(connection, limit=1_000_000)]
+
+
+def _override(settings: Settings, study: str, given: Override) -> None:
+    with _index(settings) as index:
+        wishes = override_pair(index, settings, study, given)
+        ask_for_pairs(settings, wishes)
+        with index.read() as connection:
+            found = [one for one in list_studies(connection) if one["study"] == study]
+    pair: dict[str, Any] = found[0]["pair"] if found else {}
+    console = _console()
+    console.print(f"recorded; the pair is now {pair.get('state')}")
+    for reason in pair.get("reasons", ()):
+        console.print(f"  {_escape(reason)}")
+
+
+def _print_status(found: Status) -> None:
+    console, counts = _console(), found.counts
+    table = Table(show_header=False)
+    table.add_row("filed", f"{counts.filed:,} instances in {counts.studies:,} studies")
+    table.add_row("duplicates", f"{counts.duplicates:,}")
+    table.add_row("quarantined", f"{counts.quarantined:,}")
+    table.add_row("skipped", f"{counts.skipped:,}")
+    oldest = (
+        "" if found.oldest_seconds is None else f", the oldest for {found.oldest_seconds:.0f} s"
+    )
+    table.add_row("waiting", f"{found.waiting:,}{oldest}")
+    table.add_row("series", ", ".join(f"{n:,} {name}" for name, n in counts.series.items()) or "0")
+    table.add_row("pairs", ", ".join(f"{n:,} {name}" for name, n in counts.pairs.items()))
+    table.add_row("queues", ", ".join(f"{n:,} {name}" for name, n in found.queues.items()))
+    console.print(table)
+    for trouble in found.troubles:
+        console.print(f"! {_escape(trouble)}", style="bold red")
+    if counts.quarantined:
+        console.print("see: petct-ingest quarantine", style="dim")
+    if counts.pairs.get("held"):
+        console.print("see: petct-ingest held", style="dim")
+
+
+@contextmanager
+def _index(settings: Settings) -> Iterator[MetadataIndex]:
+    index = open_index(settings)
+    try:
+        yield index
+    finally:
+        index.close()
+
+
+def _settings(context: typer.Context, root: Any, config: Any) -> Settings:
+    """Take --root and --config from before or behind the subcommand."""
+    before_root, before_config = context.obj or (None, None)
+    return settings_of(root or before_root, config or before_config)
+
+
+def _console() -> Console:
+    return Console(soft_wrap=True)
+
+
+def _escape(text: str) -> str:
+    """Keep header values from being read as markup."""
+    return text.replace("[", "\\[")

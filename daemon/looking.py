@@ -1,0 +1,112 @@
+"""Look at a running or stopped system: the numbers of `status`, and what hinders it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+
+from config.settings import Settings
+from daemon.watcher.counting import count_unclaimed
+from workers import durable, queues
+from workers.errors import StoreUnavailable
+from workers.identity import check_identity
+from workers.index.engine import MetadataIndex, open_index
+from workers.index.queries import Counts, count_all
+from workers.spool.batches import oldest_waiting, waiting_entries
+
+_NOTHING = Counts(0, 0, 0, 0, 0, {}, {"ready": 0, "held": 0, "pending": 0})
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What `petct-ingest status` shows."""
+
+    counts: Counts
+    waiting: int
+    queues: dict[str, int]
+    oldest_seconds: float | None
+    """Age of the oldest entry that waits in the spool."""
+    troubles: tuple[str, ...]
+    """What hinders the system, each with what to do."""
+
+    def to_json_object(self) -> dict[str, Any]:
+        """Return the object of `status --json` (design.md 7)."""
+        counts = self.counts
+        return {
+            "instances": {
+                "filed": counts.filed,
+                "duplicates": counts.duplicates,
+                "quarantined": counts.quarantined,
+                "skipped": counts.skipped,
+                "waiting": self.waiting,
+            },
+            "series": counts.series,
+            "studies": counts.studies,
+            "pairs": counts.pairs,
+            "queues": self.queues,
+        }
+
+
+def look(settings: Settings) -> Status:
+    """Gather the status; works without a queue server and before the first start."""
+    troubles: list[str] = []
+    counts = _NOTHING
+    if settings.index.url or settings.layout.index.exists():
+        index = open_index(settings)
+        try:
+            # entries first: one that is filed meanwhile is counted twice, never not at all
+            waiting = _waiting(settings)
+            with index.read() as connection:
+                counts = count_all(connection)
+            troubles += _store_troubles(settings, index)
+        finally:
+            index.close()
+    else:
+        waiting = _waiting(settings)
+        troubles.append("nothing ran here yet: start it with `petct-ingest run --root DIR`")
+    depths, queue_trouble = _depths(settings)
+    troubles += queue_trouble
+    oldest = oldest_waiting(settings.layout)
+    age = None if oldest is None else max(0.0, time.time() - oldest)
+    return Status(counts, waiting, depths, age, tuple(troubles))
+
+
+def _waiting(settings: Settings) -> int:
+    return sum(1 for _ in waiting_entries(settings.layout)) + count_unclaimed(settings)
+
+
+def _depths(settings: Settings) -> tuple[dict[str, int], list[str]]:
+    connection = queues.connect(settings)
+    try:
+        return queues.depths(connection), []
+    except redis.RedisError:
+        what = (settings.redis.url and "the server at redis.url") or "the embedded queue server"
+        return dict.fromkeys(queues.QUEUES, 0), [
+            f"{what} does not answer: nothing is lost, but nothing is filed; start `petct-ingest run`"
+        ]
+    finally:
+        connection.close()
+
+
+def _store_troubles(settings: Settings, index: MetadataIndex) -> list[str]:
+    found = []
+    identities, layout = index.identities(), settings.layout
+    for store, expected, what in (
+        (layout.archive, identities.archive, "archive"),
+        (layout.spool, identities.spool, "spool"),
+    ):
+        try:
+            check_identity(store, expected, what)
+            lack = durable.free_space(store).lacks(
+                settings.spool.minimum_free_mb << 20, settings.spool.minimum_free_inodes
+            )
+            if lack:
+                found.append(
+                    f"{what} at {store}: {lack}; free space or lower spool.minimum_free_mb"
+                )
+        except StoreUnavailable as error:
+            found.append(str(error))
+    return found

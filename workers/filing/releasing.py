@@ -1,0 +1,68 @@
+"""Act on the quarantine: give an entry back to the spool, or drop it for good. Both are audited."""
+
+from __future__ import annotations
+
+import os
+import secrets
+
+import sqlalchemy as sa
+
+from config.layout import Layout
+from workers import clock, durable
+from workers.errors import WorkersError
+from workers.filing import quarantine
+from workers.filing.rows import insert_event
+from workers.index.engine import MetadataIndex
+from workers.index.queries import SET_ASIDE
+from workers.index.tables import arrival
+from workers.spool.batches import BatchSource, BatchWriter, EntryName
+
+
+class NotInQuarantine(WorkersError):
+    """No such entry lies in quarantine."""
+
+
+def retry_entry(index: MetadataIndex, layout: Layout, entry: str) -> EntryName:
+    """Give an entry back to the spool as a new one; its old arrival counts no more.
+
+    Killed in between, the file is in the spool and in quarantine: then it comes back as a duplicate.
+    """
+    reason = quarantine.read_reason(layout.quarantine, _checked(index, entry))
+    known = BatchSource.__dataclass_fields__
+    source = BatchSource(**{key: value for key, value in reason["source"].items() if key in known})
+    temporary = layout.incoming / f"retry-{secrets.token_hex(8)}"
+    durable.copy_new(quarantine.file_of(layout.quarantine, entry), temporary, 0o644)
+    with BatchWriter(layout, source) as batch:
+        name = batch.adopt(temporary, _path(str(reason["original_path"])))
+    _settle(index, layout, entry, "retried")
+    return name
+
+
+def drop_entry(index: MetadataIndex, layout: Layout, entry: str) -> None:
+    """Delete an entry and its reason for good."""
+    _checked(index, entry)
+    _settle(index, layout, entry, "dropped")
+
+
+def _path(original: str) -> str:
+    """Return the path of an entry; what the tree called it where it came from there."""
+    return original if original and not original.startswith("/") else os.path.basename(original)
+
+
+def _checked(index: MetadataIndex, entry: str) -> str:
+    with index.read() as connection:
+        found = connection.execute(
+            sa.select(arrival.c.entry).where(
+                arrival.c.entry == entry, arrival.c.outcome.in_(SET_ASIDE)
+            )
+        ).scalar()
+    if found is None:
+        raise NotInQuarantine(f"no entry {entry!r} in quarantine: `petct-ingest quarantine` lists")
+    return str(found)
+
+
+def _settle(index: MetadataIndex, layout: Layout, entry: str, outcome: str) -> None:
+    with index.write() as connection:
+        connection.execute(arrival.update().where(arrival.c.entry == entry).values(outcome=outcome))
+        insert_event(connection, outcome, clock.utc_now(), entry=entry)
+    quarantine.remove(layout.quarantine, entry)
