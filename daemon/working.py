@@ -30,6 +30,7 @@ from workers.queues import (
     FILING,
     JOB_NAMES,
     JOB_VERSION,
+    PAIRING,
     connect,
     flush_foreign,
     worker_is_dead,
@@ -228,8 +229,10 @@ def run_worker(settings: Settings, queue_name: str) -> None:
     QueueServerAway
         The server went away; whoever supervises starts the worker again.
     """
-    from workers import jobs  # heavy, and before the fork, so that no job pays for it
+    from workers import jobs  # heavy, as is the next: here, before the fork, no job pays for it
 
+    if queue_name == PAIRING:
+        import workers.pairing.making  # noqa: F401
     jobs.configure(settings)
     work(make_worker(settings, queue_name))
 

@@ -1,0 +1,69 @@
+"""The frame of the command line: lazy commands, shared options, errors in one line."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from daemon.cli.app import COMMANDS
+
+HEAVY = ("sqlalchemy", "SimpleITK", "pynetdicom", "matplotlib", "numpy", "rq", "pydicom")
+
+
+def run(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "daemon", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    return done
+
+
+def test_help_names_every_command_with_its_summary():
+    shown = run("--help").stdout
+    for command in COMMANDS:
+        assert command.name in shown
+        assert command.summary.split()[0] in shown
+
+
+def test_help_and_version_load_nothing_heavy():
+    script = (
+        "import sys, json\n"
+        "sys.argv = ['petct-ingest', '--help']\n"
+        "from daemon.cli.app import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print(json.dumps(sorted(sys.modules)), file=sys.stderr)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", script], capture_output=True, text=True, check=True, timeout=60
+    )
+    loaded = set(json.loads(done.stderr))
+    assert not loaded & set(HEAVY)
+    assert run("--version").stdout.startswith("petct-ingest ")
+
+
+@pytest.mark.parametrize("name", [command.name for command in COMMANDS])
+def test_every_command_can_be_loaded_and_explains_itself(name):
+    assert "Usage" in run(name, "--help").stdout
+
+
+def test_an_unknown_command_names_the_nearest_one():
+    assert "status" in run("statos", code=2).stderr
+
+
+def test_an_error_of_ours_is_one_line_on_stderr_and_exit_two(tmp_path):
+    config = tmp_path / "c.toml"
+    config.write_text('[receiver]\nprot = 104\nroot = "x"\n')
+    done = run("sweep", "--config", str(config), code=2)
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert "receiver.port" in done.stderr
+
+
+def test_a_command_without_a_root_says_how_to_give_one():
+    assert "--root" in run("sweep", code=2).stderr
