@@ -4,8 +4,8 @@
     spool/ready/<batch>/batch.json     where it came from, durable before its first entry
     spool/ready/<batch>/<entry>        one instance; a path with folders where a folder was dropped
 
-A batch is one association, one scan of a watched folder, or one archive. Whoever writes it holds a lock on its
-batch.json; an empty batch that nobody holds is removed.
+A batch is one association, one scan of a watched folder, or one archive. Whoever writes it holds a
+lock on its batch.json; an empty batch that nobody holds is removed.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class EntryName:
 
     @property
     def identifier(self) -> str:
-        """32 hex digits that stand for this entry in queues, index and logs (paths may name people)."""
+        """32 hex digits that stand for this entry in queues, index and logs: paths name people."""
         words = os.fsencode(self.batch) + b"\0" + os.fsencode(self.path)
         return hashlib.blake2b(words, digest_size=16).hexdigest()
 
@@ -74,9 +74,10 @@ class BatchWriter:
     def __init__(self, layout: Layout, source: BatchSource, name: str | None = None) -> None:
         """Begin a batch, or with `name` take an earlier one up again.
 
-        A batch taken up again (made anew where it was filed and removed meanwhile) gives an entry the
-        name that it had, so that an intake which was killed finishes without anything counted twice;
-        it adopts and never numbers. Raises BlockingIOError where somebody else holds that batch.
+        A batch taken up again (made anew where it was filed and removed meanwhile) gives an entry
+        the name that it had, so that an intake which was killed finishes without anything counted
+        twice; it adopts and never numbers. Raises BlockingIOError where somebody else holds that
+        batch.
         """
         self._layout = layout
         self.name = name or new_batch_name(source)
@@ -147,7 +148,8 @@ class BatchWriter:
     def adopt(self, file: Path, path: str) -> EntryName:
         """Move a durable file of the same file system in under a relative path.
 
-        Raises FileExistsError where the batch has that path, ValueError where the path leaves the batch.
+        Raises FileExistsError where the batch has that path, ValueError where the path leaves the
+        batch.
         """
         target = self.folder / self._checked(path)
         durable.make_folders(target.parent)

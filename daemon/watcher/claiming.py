@@ -1,0 +1,395 @@
+"""Take settled files into the spool, so that a kill at any line loses nothing and doubles nothing.
+
+    same file system, one link   lease, fsync, rename into the batch
+    otherwise, mode "move"       rename to a private name beside the source (it carries the batch),
+                                 copy, fsync, rename into the batch, unlink the private name
+    mode "copy"                  ledger, copy, fsync, rename into the batch, ledger
+
+An inode in the spool is never shared with a user: what has several links, or stays where it is, is
+copied. A private name found by a scan is a claim that was cut off: it goes into the batch that it
+names, as the entry that it would have been, so that the index knows it again if it was filed
+already.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from config.layout import Layout
+from daemon.watcher.gate import SpoolGate
+from daemon.watcher.leases import LeaseState, nobody_waits, take_lease
+from daemon.watcher.ledger import Ledger
+from daemon.watcher.names import NameKind, claim_name, entry_path, read_claim
+from daemon.watcher.scanning import Found
+from daemon.watcher.settling import FileState, state_of
+from workers import durable
+from workers.spool.batches import BatchSource, BatchWriter, EntryName
+
+SPOOL_ERRORS = frozenset((errno.ENOSPC, errno.EDQUOT))
+"""Errors that every other file would meet too: the round ends, the files stay."""
+
+
+class Outcome(StrEnum):
+    """What became of one file."""
+
+    TAKEN = "taken"
+    BUSY = "busy"  # somebody writes
+    CHANGED = "changed"  # no longer what had settled
+    GONE = "gone"
+    TROUBLE = "trouble"  # an error of the operating system; it is tried again
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    found: Found
+    outcome: Outcome
+    error: OSError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A source that is open for reading: nothing done to its name can change which file we mean."""
+
+    descriptor: int
+    facts: os.stat_result
+    lease: LeaseState
+
+    def undisturbed(self) -> bool:
+        """Tell whether nobody writes, wrote or linked since it was opened."""
+        now = os.fstat(self.descriptor)
+        return (
+            state_of(now) == state_of(self.facts)
+            and now.st_nlink <= self.facts.st_nlink
+            and nobody_waits(self.descriptor, self.lease)
+        )
+
+
+class _NotNow(Exception):
+    """A file is not to be taken in this round."""
+
+    def __init__(self, outcome: Outcome, error: OSError | None = None) -> None:
+        self.outcome = outcome
+        self.error = error
+
+
+class Claimer:
+    """Take files of one watched folder into batches of the spool.
+
+    Parameters
+    ----------
+    root : str
+        The watched folder's real path; the files' paths are relative to it.
+    ledger : Ledger or None
+        Given in mode "copy", where the sources stay.
+    gate : SpoolGate
+        Says whether the spool has room for what must be copied.
+    offer : callable
+        Is told each entry after it is durable.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        source: BatchSource,
+        root: str,
+        ledger: Ledger | None,
+        gate: SpoolGate,
+        offer: Callable[[EntryName], None],
+    ) -> None:
+        self._layout = layout
+        self._source = source
+        self._root = root
+        self._ledger = ledger
+        self._gate = gate
+        self._offer = offer
+        self._device = os.stat(layout.incoming).st_dev
+
+    def take(self, files: Sequence[Found], keep_on: Callable[[], bool]) -> list[Result]:
+        """Take settled files, all new ones into one batch; ends early when `keep_on` says no.
+
+        Errors of single files become results; raises OSError (`SPOOL_ERRORS`) when the spool is
+        full.
+        """
+        results = [
+            _one(found, self._resume)
+            for found in files
+            if found.kind is NameKind.CLAIM and keep_on()
+        ]
+        self.resume_copies()
+        fresh = [found for found in files if found.kind is not NameKind.CLAIM]
+        if fresh and keep_on():
+            take = self._move_all if self._ledger is None else self._copy_all
+            results += take(fresh, keep_on)
+        return results
+
+    def resume_copies(self) -> int:
+        """Finish the batches of mode "copy" that a kill cut off; return how many files."""
+        if self._ledger is None:
+            return 0
+        taken = 0
+        for name, files in self._ledger.unfinished().items():
+            found = [Found(path, state) for path, state in files.items()]
+            with BatchWriter(self._layout, self._source, name) as batch:
+                taken += sum(
+                    result.outcome is Outcome.TAKEN
+                    for result in self._copy_into(batch, found, lambda: True)
+                )
+        return taken
+
+    def _move_all(self, files: Sequence[Found], keep_on: Callable[[], bool]) -> list[Result]:
+        results = []
+        aside: list[tuple[Found, str]] = []
+        with _LazyBatch(self._layout, self._source) as batch:
+
+            def move(found: Found) -> Outcome:
+                claim = self._move(batch, found)
+                if claim is not None:
+                    aside.append((found, claim))
+                return Outcome.TAKEN
+
+            for found in files:
+                if not keep_on():
+                    break
+                result = _one(found, move)
+                if not (aside and aside[-1][0] is found):
+                    results.append(result)
+            for folder in {os.path.dirname(self._full(claim)) for _, claim in aside}:
+                durable.fsync_folder(folder)  # else a power cut brings the old names back
+            for found, claim in aside:
+                if not keep_on():
+                    break  # what is left is found as claims, now or after a restart
+
+                def finish(found: Found, claim: str = claim) -> Outcome:
+                    return self._finish(batch.writer, claim, entry_path(_entry_of(claim)))
+
+                results.append(_one(found, finish))
+        return results
+
+    def _move(self, batch: _LazyBatch, found: Found) -> str | None:
+        """Rename a file into the batch, or aside where it must be copied: then return that path."""
+        source = Path(self._full(found.path))
+        with _opened(source, found.state) as file:
+            if file.facts.st_nlink > 1 or file.facts.st_dev != self._device:
+                return self._set_aside(batch.writer, found, file)
+            os.fsync(file.descriptor)
+            if not (file.undisturbed() and _is_at(source, file)):
+                raise _NotNow(Outcome.CHANGED)
+            try:
+                entry = batch.adopt(source, entry_path(found.path))
+            except OSError as error:
+                if error.errno != errno.EXDEV:  # mounts of one device, subvolumes
+                    raise
+                return self._set_aside(batch.writer, found, file)
+            target = entry.where(self._layout)
+            kept = file.undisturbed() and _is_at(target, file)
+            # between look and rename somebody opened, linked or replaced it: give it back
+            if not kept and _renamed_back(target, source):
+                raise _NotNow(Outcome.CHANGED)
+        self._offer(entry)
+        return None
+
+    def _set_aside(self, batch: BatchWriter, found: Found, file: _Opened) -> str:
+        folder, name = os.path.split(found.path)
+        claim = os.path.join(folder, claim_name(batch.name, name))
+        source, aside = Path(self._full(found.path)), Path(self._full(claim))
+        os.rename(source, aside)
+        if not _is_at(aside, file) and _renamed_back(aside, source):
+            raise _NotNow(Outcome.CHANGED)  # it was replaced between look and rename
+        return claim
+
+    def _resume(self, found: Found) -> Outcome:
+        claim = read_claim(os.path.basename(found.path))
+        if claim is None:
+            return Outcome.GONE
+        with BatchWriter(self._layout, self._source, claim.batch) as batch:
+            return self._finish(batch, found.path, entry_path(_entry_of(found.path)))
+
+    def _finish(self, batch: BatchWriter, claim: str, path: str) -> Outcome:
+        """Copy a claim into its batch and remove it."""
+        source = Path(self._full(claim))
+        entry = self._copy_in(batch, source, None, path)
+        os.unlink(source)
+        self._offer(entry)
+        return Outcome.TAKEN
+
+    def _copy_all(self, files: Sequence[Found], keep_on: Callable[[], bool]) -> list[Result]:
+        results, free = [], []
+        for found in files:
+            if self._ledger is not None and self._ledger.knows(found):
+                results.append(Result(found, Outcome.TAKEN))  # by the batch that was resumed
+                continue
+            result = _one(found, self._try_open)
+            if result.outcome is Outcome.TAKEN:
+                free.append(found)
+            else:
+                results.append(result)
+        if free:
+            with BatchWriter(self._layout, self._source) as batch:
+                self._known(batch.name, free)
+                results += self._copy_into(batch, free, keep_on)
+        return results
+
+    def _try_open(self, found: Found) -> Outcome:
+        with _opened(Path(self._full(found.path)), found.state):
+            return Outcome.TAKEN
+
+    def _known(self, batch: str, files: Sequence[Found]) -> None:
+        if self._ledger is not None:
+            self._ledger.begin(batch, files)
+
+    def _copy_into(
+        self, batch: BatchWriter, files: Sequence[Found], keep_on: Callable[[], bool]
+    ) -> list[Result]:
+        """Copy files whose batch is in the ledger; an early end leaves them to be resumed."""
+        results: list[Result] = []
+
+        def copy(found: Found) -> Outcome:
+            source = Path(self._full(found.path))
+            self._offer(self._copy_in(batch, source, found.state, entry_path(found.path)))
+            return Outcome.TAKEN
+
+        stopped = False
+        try:
+            for found in files:
+                if not keep_on():
+                    stopped = True
+                    break
+                results.append(_one(found, copy))
+        finally:
+            taken = {result.found.path for result in results if result.outcome is Outcome.TAKEN}
+            if self._ledger is not None and not stopped:
+                self._ledger.finish(
+                    batch.name, (found.path for found in files if found.path not in taken)
+                )
+        return results
+
+    def _copy_in(
+        self, batch: BatchWriter, source: Path, state: FileState | None, path: str
+    ) -> EntryName:
+        """Copy one file into a batch under `path`, unless it lies there already."""
+        if batch.has(path):
+            return self._same_as_published(batch, source, path)
+        mark = hashlib.blake2b(os.fsencode(path), digest_size=8).hexdigest()
+        temporary = self._layout.incoming / f"{batch.name}.{mark}"
+        temporary.unlink(missing_ok=True)  # ours by its name, from before a kill
+        with _opened(source, state) as file:
+            if lacks := self._gate.reason(file.facts.st_size):
+                raise _NotNow(Outcome.TROUBLE, OSError(errno.ENOSPC, lacks))
+            durable.copy_new(source, temporary)
+            try:
+                if not (file.undisturbed() and _is_at(source, file)):
+                    raise _NotNow(Outcome.CHANGED)
+                return batch.adopt(temporary, path)
+            finally:
+                temporary.unlink(missing_ok=True)
+
+    def _same_as_published(self, batch: BatchWriter, source: Path, path: str) -> EntryName:
+        entry = EntryName(batch.name, path)
+        try:
+            same = durable.sha256_of(entry.where(self._layout)) == durable.sha256_of(source)
+        except FileNotFoundError:
+            raise _NotNow(Outcome.CHANGED) from None  # it was filed this moment: look again
+        if not same:
+            raise FileExistsError(errno.EEXIST, "another file is published as this one", path)
+        return entry
+
+    def _full(self, path: str) -> str:
+        return os.path.join(self._root, path)
+
+
+class _LazyBatch:
+    """A batch that is begun when the first file really goes into it."""
+
+    def __init__(self, layout: Layout, source: BatchSource) -> None:
+        self._layout = layout
+        self._source = source
+        self._writer: BatchWriter | None = None
+
+    @property
+    def writer(self) -> BatchWriter:
+        if self._writer is None:
+            self._writer = BatchWriter(self._layout, self._source)
+        return self._writer
+
+    def adopt(self, file: Path, path: str) -> EntryName:
+        return self.writer.adopt(file, path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+@contextmanager
+def _opened(path: Path, state: FileState | None) -> Iterator[_Opened]:
+    """Open a settled file, with a lease where we may; raises _NotNow if it is not as it was."""
+    # O_NONBLOCK: what has become a FIFO meanwhile must not hold us
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    descriptor = os.open(path, flags)
+    try:
+        facts = os.fstat(descriptor)
+        if not stat.S_ISREG(facts.st_mode) or (state is not None and state_of(facts) != state):
+            raise _NotNow(Outcome.CHANGED)
+        lease = take_lease(descriptor)
+        if lease is LeaseState.BUSY:
+            raise _NotNow(Outcome.BUSY)
+        yield _Opened(descriptor, facts, lease)
+    finally:
+        os.close(descriptor)
+
+
+def _one(found: Found, action: Callable[[Found], Outcome]) -> Result:
+    """Do one file; its own errors become a result, the spool's end the round."""
+    try:
+        return Result(found, action(found))
+    except _NotNow as reason:
+        return Result(found, reason.outcome, reason.error)
+    except FileNotFoundError as error:
+        return Result(found, Outcome.GONE, error)
+    except OSError as error:
+        if error.errno in SPOOL_ERRORS:
+            raise
+        if error.errno == errno.ELOOP:  # a link took its place
+            return Result(found, Outcome.GONE, error)
+        return Result(found, Outcome.TROUBLE, error)
+
+
+def _is_at(path: Path, file: _Opened) -> bool:
+    try:
+        facts = os.lstat(path)
+    except OSError:
+        return False
+    return (facts.st_dev, facts.st_ino) == (file.facts.st_dev, file.facts.st_ino)
+
+
+def _renamed_back(target: Path, source: Path) -> bool:
+    """Give a file its name back; False where the name is taken again, or the file is gone."""
+    try:
+        durable.rename_new(target, source)
+    except OSError:
+        return False
+    return True
+
+
+def _entry_of(claim: str) -> str:
+    """Return the path that a claim stands for."""
+    folder, name = os.path.split(claim)
+    known = read_claim(name)
+    return os.path.join(folder, known.name) if known else claim
