@@ -8,6 +8,7 @@ WorkersError
 │   ├── Hostile          structure beyond every bound (nesting, size, number of elements)
 │   └── PixelError       pixel data absent, cut, or of an unknown compression
 ├── PairingRefused       the pair cannot be made; the message is the reason in plain words
+├── PairDamaged          a finished pair cannot be read: a file is missing, cut or of another pair
 ├── StoreUnavailable     archive, spool or index is missing, another one, or full: nothing is touched
 └── IndexUnusable        schema mismatch, locked, not migrated
 """
@@ -45,6 +46,10 @@ class PixelError(DataError):
 
 class PairingRefused(WorkersError):
     """A pair cannot be made from these series; the message says why in plain words."""
+
+
+class PairDamaged(WorkersError):
+    """A finished pair cannot be read as one; pairing the study again makes it anew."""
 
 
 class StoreUnavailable(WorkersError):

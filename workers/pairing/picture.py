@@ -1,0 +1,233 @@
+"""Draw qc.png: what a physicist looks at before a pair is believed.
+
+Coronal and sagittal planes through the hottest voxel (CT, PET, fused) and the maximum projections,
+in true proportions, head up. Coronal views are seen from the front, so the patient's right is on
+the left of the picture; sagittal ones from the patient's left, anterior on the left. No name,
+number or date is drawn.
+"""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+
+from workers.pairing.grid import Grid
+from workers.pairing.qc import Checked, Volume
+
+CT_WINDOW_HU = (-160.0, 240.0)
+DPI = 110
+_TEXT_INCHES = 3.3
+_VIEW_INCHES = 6.6
+_PAPER, _INK, _FAINT, _ALARM = "#101214", "#e8e8e8", "#8a9099", "#ffb454"
+
+Image = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Legend:
+    """The words beside the pictures."""
+
+    title: str
+    units: str
+    """What the colour bar is labelled with."""
+    facts: tuple[tuple[str, str], ...]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Panel:
+    kind: str
+    title: str
+    ct: Image | None
+    pet: Image | None
+    width_mm: float
+    sides: tuple[str, str]
+    cross_mm: tuple[float, float] | None
+
+
+def draw_pair(ct: Volume, pet: Volume, grid: Grid, checked: Checked, legend: Legend) -> bytes:
+    """Return the picture of a pair, arrays (C, H, W), as PNG."""
+    panels = _panels(ct, pet, grid, checked)
+    height_mm = grid.size[2] * grid.spacing[2]
+    rows = _arrange(panels, height_mm)
+    widest = max(sum(panel.width_mm for panel in row) for row in rows)
+    scale = min(_VIEW_INCHES / (height_mm * len(rows)), 13.0 / widest)
+    high = height_mm * scale + 0.42
+    figure = Figure(
+        figsize=(
+            widest * scale + 0.14 * len(rows[0]) + 0.9 + _TEXT_INCHES,
+            max(high * len(rows) + 0.5, 5.2),
+        ),
+        dpi=DPI,
+        facecolor=_PAPER,
+    )
+    FigureCanvasAgg(figure)
+    limit = _upper_limit(checked, legend.units)
+    wide, tall = figure.get_size_inches()
+    top = tall - 0.42
+    for row in rows:
+        left = 0.15
+        for panel in row:
+            box = (left / wide, (top - height_mm * scale - 0.2) / tall,
+                   panel.width_mm * scale / wide, height_mm * scale / tall)  # fmt: skip
+            _draw(figure.add_axes(box), panel, height_mm, limit)
+            left += panel.width_mm * scale + 0.14
+        top -= high
+    bar_left = 0.15 + widest * scale + 0.14 * len(rows[0]) + 0.05
+    _colour_bar(figure, bar_left / wide, 0.13 / wide, limit, legend.units)
+    _words(figure, (bar_left + 0.85) / wide, legend)
+    figure.text(0.15 / wide, 1 - 0.27 / tall, legend.title, color=_INK, fontsize=11, weight="bold")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", facecolor=_PAPER, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _panels(ct: Volume, pet: Volume, grid: Grid, checked: Checked) -> list[_Panel]:
+    c, h, w = checked.meta.hottest_index
+    x, y, z = ((index + 0.5) * step for index, step in zip((w, h, c), grid.spacing, strict=True))
+    wide, deep = grid.size[0] * grid.spacing[0], grid.size[1] * grid.spacing[1]
+    coronal = np.asarray(ct[:, h, :], np.float32), np.asarray(pet[:, h, :], np.float32)
+    sagittal = np.asarray(ct[:, :, w], np.float32), np.asarray(pet[:, :, w], np.float32)
+    right_left, front_back = ("R", "L"), ("A", "P")
+    return [
+        _Panel("ct", "CT coronal", coronal[0], None, wide, right_left, (x, z)),
+        _Panel("pet", "PET coronal", None, coronal[1], wide, right_left, (x, z)),
+        _Panel("fused", "fused coronal", *coronal, wide, right_left, None),
+        _Panel("pet", "PET MIP", None, checked.coronal_mip, wide, right_left, None),
+        _Panel("ct", "CT sagittal", sagittal[0], None, deep, front_back, (y, z)),
+        _Panel("pet", "PET sagittal", None, sagittal[1], deep, front_back, (y, z)),
+        _Panel("fused", "fused sagittal", *sagittal, deep, front_back, None),
+        _Panel("pet", "PET MIP from the left", None, checked.sagittal_mip, deep, front_back, None),
+    ]
+
+
+def _arrange(panels: list[_Panel], height_mm: float) -> list[list[_Panel]]:
+    """Put tall bodies in one row, flat ones in two."""
+    total = sum(panel.width_mm for panel in panels)
+    return [panels] if total < 3.2 * height_mm else [panels[:4], panels[4:]]
+
+
+def _draw(axes: Any, panel: _Panel, height_mm: float, limit: float) -> None:
+    extent = (0.0, panel.width_mm, 0.0, height_mm)
+    common = {"origin": "lower", "extent": extent, "aspect": "auto"}
+    if panel.ct is not None:
+        low, high = CT_WINDOW_HU
+        axes.imshow(panel.ct, cmap="gray", vmin=low, vmax=high, interpolation="bilinear", **common)
+    if panel.pet is not None and panel.kind == "pet":
+        axes.imshow(
+            panel.pet, cmap="gray_r", vmin=0, vmax=limit, interpolation="bilinear", **common
+        )
+    if panel.pet is not None and panel.kind == "fused":
+        # transparent where cold, so that anatomy shows; opaque from a quarter of the scale on
+        opacity = np.clip(panel.pet / (0.5 * limit), 0, 0.8)
+        axes.imshow(
+            panel.pet,
+            cmap="hot",
+            vmin=0,
+            vmax=limit,
+            alpha=opacity,
+            interpolation="bilinear",
+            **common,
+        )
+    if panel.cross_mm is not None:
+        across, up = panel.cross_mm
+        axes.axvline(across, color="#4aa3ff", linewidth=0.5, alpha=0.7)
+        axes.axhline(up, color="#4aa3ff", linewidth=0.5, alpha=0.7)
+    axes.set_xlim(0, panel.width_mm)
+    axes.set_ylim(0, height_mm)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_color("#3a3f46")
+    axes.set_title(panel.title, color=_INK, fontsize=8, pad=3)
+    ink = "#1a5fb4" if panel.kind == "pet" else "#7ab8ff"
+    letters = (
+        (0.03, 0.5, panel.sides[0]),
+        (0.97, 0.5, panel.sides[1]),
+        (0.5, 0.985, "H"),
+        (0.5, 0.015, "F"),
+    )
+    for across, up, letter in letters:
+        axes.text(
+            across, up, letter, transform=axes.transAxes, color=ink, fontsize=8, weight="bold",
+            ha="left" if across < 0.1 else "right" if across > 0.9 else "center",
+            va="top" if up > 0.9 else "bottom" if up < 0.1 else "center",
+        )  # fmt: skip
+
+
+def _colour_bar(figure: Figure, left: float, width: float, limit: float, units: str) -> None:
+    axes: Any = figure.add_axes((left, 0.2, width, 0.6))
+    ramp = np.linspace(0, 1, 256)[:, None]
+    sides: tuple[tuple[str, float], ...] = (("gray_r", 0.0), ("hot", 1.0))
+    for name, start in sides:
+        axes.imshow(ramp, cmap=name, norm=Normalize(0, 1), aspect="auto", origin="lower",
+                    extent=(start, start + 1, 0, limit))  # fmt: skip
+    axes.set_xlim(0, 2)
+    axes.set_xticks([])
+    axes.yaxis.tick_right()
+    axes.tick_params(colors=_INK, labelsize=7)
+    axes.set_title(units, color=_INK, fontsize=8, pad=6, loc="left")
+
+
+def _words(figure: Figure, left: float, legend: Legend) -> None:
+    tall = figure.get_size_inches()[1]
+    line = 0.165 / tall
+    up = 1 - 0.5 / tall
+    for name, value in legend.facts:
+        figure.text(left, up, name, color=_FAINT, fontsize=7.5, va="top")
+        for part in _wrap(value, 34):
+            figure.text(
+                left + 1.05 / figure.get_size_inches()[0],
+                up,
+                part,
+                color=_INK,
+                fontsize=7.5,
+                va="top",
+            )
+            up -= line
+    up -= 0.5 * line
+    title = f"{len(legend.warnings)} to look at" if legend.warnings else "nothing to look at"
+    figure.text(
+        left,
+        up,
+        title,
+        color=_ALARM if legend.warnings else _FAINT,
+        fontsize=8,
+        weight="bold",
+        va="top",
+    )
+    up -= 1.2 * line
+    for words in legend.warnings:
+        for number, part in enumerate(_wrap(words, 52)):
+            if up < 2 * line:
+                figure.text(left, up, "… more in pair.json", color=_ALARM, fontsize=7, va="top")
+                return
+            figure.text(
+                left,
+                up,
+                f"{'- ' if not number else '  '}{part}",
+                color=_ALARM,
+                fontsize=7,
+                va="top",
+            )
+            up -= line
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, width) or [""]
+
+
+def _upper_limit(checked: Checked, units: str) -> float:
+    """Scale PET to SUV 5 or 10; to the 99.5th percentile of the projection where it is no SUV."""
+    top = float(np.percentile(checked.coronal_mip, 99.5))
+    if units.startswith("SUV"):
+        return 10.0 if top > 5 else 5.0
+    return top if top > 0 else 1.0

@@ -1,0 +1,199 @@
+"""Read the stored pixels of one image plane, and how they become values.
+
+Uncompressed little endian pixels are viewed in place; every other transfer syntax is pydicom's to
+decode.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+from pydicom.pixels.utils import pixel_array
+from pydicom.uid import UID
+
+from workers.errors import PairingRefused, PixelError, Truncated
+from workers.header.facts import FrameFacts, InstanceFacts
+
+Stored = npt.NDArray[np.integer]
+Floats = npt.NDArray[np.float64]
+
+_LITTLE_ENDIAN = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99")
+_LOSSY = (
+    "1.2.840.10008.1.2.4.50",
+    "1.2.840.10008.1.2.4.51",
+    "1.2.840.10008.1.2.4.81",
+    "1.2.840.10008.1.2.4.91",
+    "1.2.840.10008.1.2.4.203",
+)
+"""JPEG baseline and extended, JPEG-LS near-lossless, JPEG 2000 and HTJ2K that may lose (PS3.5 annex
+A).
+"""
+_DECODING_ERRORS = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    InvalidDicomError,
+    LookupError,
+    NotImplementedError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
+"""What pydicom and the decoders behind it raise on pixels that they cannot read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How stored pixels of one plane become values: stored * slope + intercept."""
+
+    slope: float
+    intercept: float
+    padding: tuple[int, int] | None
+    """Lowest and highest stored value that means "no image here" (PS3.3 C.7.5.1.1.2), inclusive."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenFile:
+    """One file that was read whole: its data set and the SHA-256 of its bytes."""
+
+    dataset: Dataset
+    sha256: str
+
+
+def open_file(path: Path, facts: InstanceFacts) -> OpenFile:
+    """Read one Part 10 file. Raises PixelError where it is not the instance that `facts` tell
+    of.
+    """
+    data = path.read_bytes()
+    try:
+        dataset = pydicom.dcmread(io.BytesIO(data))
+        uid, rows, columns = dataset.get("SOPInstanceUID"), dataset.Rows, dataset.Columns
+    except _DECODING_ERRORS as error:
+        raise PixelError(f"cannot be read: {_brief(error)}") from error
+    if uid != facts.sop_instance_uid:
+        raise PixelError(f"the file holds {uid}, not {facts.sop_instance_uid} as recorded")
+    if (rows, columns) != (facts.rows, facts.columns):
+        raise PixelError(
+            f"the file holds {columns}x{rows} pixels, not {facts.columns}x{facts.rows} as recorded"
+        )
+    return OpenFile(dataset, hashlib.sha256(data).hexdigest())
+
+
+def stored_pixels(dataset: Dataset, frame: int | None) -> Stored:
+    """Return the stored values of one plane, (rows, columns); read only where they are a view.
+
+    Raises PixelError (no pixels, colour, a compression that nothing here decodes) and Truncated.
+    """
+    if "PixelData" not in dataset:
+        raise PixelError("no pixel data")
+    if dataset.get("SamplesPerPixel", 1) != 1:
+        raise PixelError(f"{dataset.SamplesPerPixel} samples a pixel: colour, not measured values")
+    syntax = dataset.file_meta.TransferSyntaxUID
+    bits = dataset.get("BitsAllocated")
+    if syntax in _LITTLE_ENDIAN and bits in (8, 16, 32):
+        return _native(dataset, bits, frame or 0)
+    try:
+        pixels: Stored = pixel_array(dataset, index=frame or 0, raw=True)
+    except _DECODING_ERRORS as error:
+        name = UID(syntax).name
+        raise PixelError(f"pixels in {name} cannot be decoded: {_brief(error)}") from error
+    expected = (dataset.Rows, dataset.Columns)
+    if pixels.shape != expected:
+        raise PixelError(f"decoded pixels have the shape {pixels.shape}, not {expected}")
+    return pixels
+
+
+def scale_of(facts: InstanceFacts, frame: int | None) -> Scale:
+    """Return the rescale of one plane.
+
+    Raises PairingRefused without RescaleSlope and RescaleIntercept, or where they are no finite
+    numbers: what stored values mean is never guessed. Where an enhanced PET frame states its units
+    by a real-world value mapping, that mapping is the one its units belong to (PS3.3
+    C.7.6.16.2.11).
+    """
+    per_frame = facts.frames[frame] if frame is not None else FrameFacts()
+    slope, intercept = per_frame.rescale_slope, per_frame.rescale_intercept
+    if per_frame.real_world_value_units and per_frame.real_world_value_slope is not None:
+        slope = per_frame.real_world_value_slope
+        intercept = per_frame.real_world_value_intercept
+    slope = facts.rescale_slope if slope is None else slope
+    intercept = facts.rescale_intercept if intercept is None else intercept
+    return Scale(
+        _finite(facts, "RescaleSlope", slope),
+        _finite(facts, "RescaleIntercept", intercept),
+        _padding(facts),
+    )
+
+
+def is_lossy(transfer_syntax_uid: str) -> bool:
+    """Tell whether a transfer syntax may have changed the measured values."""
+    return transfer_syntax_uid in _LOSSY
+
+
+def padded(stored: Stored, scale: Scale) -> npt.NDArray[np.bool_] | None:
+    """Mark the pixels that are padding; None where there are none.
+
+    A padding value that would be an ordinary value of the image (0 HU, say) is believed only where
+    the four corners of the plane carry it: real padding surrounds the round field of view.
+    """
+    if scale.padding is None:
+        return None
+    low, high = scale.padding
+    mask = (stored == low) if low == high else (stored >= low) & (stored <= high)
+    if (
+        high * scale.slope + scale.intercept > -1000
+        and not mask[:: len(mask) - 1 or 1][:, [0, -1]].all()
+    ):
+        return None
+    return mask if mask.any() else None
+
+
+def _finite(facts: InstanceFacts, keyword: str, value: float | None) -> float:
+    if keyword in facts.unreadable or (value is not None and not math.isfinite(value)):
+        raise PairingRefused(f"{keyword} of a slice is not a number: its values are not known")
+    if value is None:
+        raise PairingRefused(f"a slice without {keyword}: what its values mean is not known")
+    return value
+
+
+def _padding(facts: InstanceFacts) -> tuple[int, int] | None:
+    value = facts.pixel_padding_value
+    if value is None:
+        return None
+    limit = facts.pixel_padding_range_limit
+    limit = value if limit is None else limit
+    return min(value, limit), max(value, limit)
+
+
+def _native(dataset: Dataset, bits: int, frame: int) -> Stored:
+    data: bytes = dataset.PixelData
+    rows, columns = int(dataset.Rows), int(dataset.Columns)
+    signed = dataset.get("PixelRepresentation", 0) == 1
+    size = rows * columns * bits // 8
+    if len(data) < size * (frame + 1):
+        raise Truncated(f"pixel data is cut: {len(data)} bytes, {size * (frame + 1)} are needed")
+    kind = np.dtype(f"<{'i' if signed else 'u'}{bits // 8}")
+    pixels: Stored = np.frombuffer(data, kind, rows * columns, size * frame).reshape(rows, columns)
+    used = int(dataset.get("BitsStored") or bits)
+    if not 0 < used <= bits or dataset.get("HighBit", used - 1) != used - 1:
+        raise PixelError(
+            f"BitsStored {used}, HighBit {dataset.get('HighBit')}: unknown packing of pixels"
+        )
+    unused = bits - used
+    return (pixels << unused) >> unused if unused else pixels
+
+
+def _brief(error: BaseException) -> str:
+    words = " ".join(str(error).split())
+    return words[:200] or type(error).__name__
