@@ -54,7 +54,7 @@ def receive(root: Root = None, config: Config = None, host: Host = None, port: P
 
     bound = settings.layout.run / "receiver.port"
     bound.unlink(missing_ok=True)
-    _serve(run_receiver, settings, "receives", bound)
+    _serve(run_receiver, settings, "receive", bound)
 
 
 def watch(root: Root = None, config: Config = None) -> None:
@@ -62,7 +62,7 @@ def watch(root: Root = None, config: Config = None) -> None:
     settings = settings_of(root, config)
     from daemon.watcher.watching import run_watcher
 
-    _serve(run_watcher, settings, "watches")
+    _serve(run_watcher, settings, "watch")
 
 
 def work(
@@ -82,7 +82,7 @@ def sweep(root: Root = None, config: Config = None) -> None:
     settings = settings_of(root, config)
     from daemon.sweeper import run_sweeper
 
-    _serve(run_sweeper, settings, "sweeps")
+    _serve(run_sweeper, settings, "sweep")
 
 
 def valkey(root: Root = None, config: Config = None) -> None:
@@ -94,7 +94,7 @@ def valkey(root: Root = None, config: Config = None) -> None:
 
 
 def _serve(
-    service: _Service, settings: Settings, status: str, ready_when: Path | None = None
+    service: _Service, settings: Settings, name: str, ready_when: Path | None = None
 ) -> None:
     """Run a role until a signal, telling whoever supervises when it is ready and that it is well.
 
@@ -116,10 +116,10 @@ def _serve(
             return f"{error.filename}: {error.strerror}"
         return None
 
-    log.info("role-started", role=service.__name__)
-    with Heartbeat(Notifier.from_environment(), check, lambda: status):
+    log.info("role-started", role=name)
+    with Heartbeat(Notifier.from_environment(), check, lambda: f"{name} is up"):
         service(settings, stop)
-    log.info("role-stopped", role=service.__name__)
+    log.info("role-stopped", role=name)
 
 
 def _options(root: Path | None, config: Path | None) -> list[str]:
