@@ -1,0 +1,229 @@
+"""Commands that need no daemon: inspect, pair, phantom, and the demonstration, which starts its own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.tree import Tree
+
+if TYPE_CHECKING:
+    from daemon.demo import DemoResult
+    from workers.inspecting import Inspection
+
+EXIT_HELD = 3
+"""`pair` could not pair: the reasons were printed."""
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Source = Annotated[
+    Path,
+    typer.Argument(metavar="PATH", exists=True, help="A DICOM file, or a folder of any depth."),
+]
+
+
+def demo(
+    root: Annotated[
+        Path, typer.Option("--root", metavar="DIR", help="Where it runs; left there to look at.")
+    ] = Path("demo"),
+) -> None:
+    """Send a phantom study through the whole system, and explain what happened.
+
+    A real association, the real queue server, workers and index under DIR; ends with the pair.
+    """
+    from daemon.demo import run_demo
+
+    console = Console(soft_wrap=True)
+    with _progress() as step:
+        result = run_demo(root.absolute(), step)
+    _explain(console, result)
+
+
+def phantom(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to write it.")],
+    size: Annotated[str, typer.Option(help="tiny, small, whole-body or total-body.")] = "small",
+    patients: Annotated[int, typer.Option(min=1, help="How many patients.")] = 1,
+    orientation: Annotated[str, typer.Option(help="HFS, HFP, FFS or FFP.")] = "HFS",
+) -> None:
+    """Write synthetic PET/CT studies: scout, CT, reformats, PET NAC, PET AC, MIP."""
+    from workers.phantom.study import PhantomSpec, write_study
+
+    with _progress() as step:
+        for number in range(1, patients + 1):
+            try:
+                spec = PhantomSpec(number, size=size, orientation=orientation)  # type: ignore[arg-type]
+            except ValueError as error:
+                raise typer.BadParameter(str(error)) from None
+            target = folder if patients == 1 else folder / f"patient-{number:03d}"
+            made = write_study(spec, target, progress=lambda n, of: step("writing", n, of))
+    Console(soft_wrap=True).print(f"{made.count} instances a study in {folder}")
+
+
+def inspect(path: Source, as_json: Json = False) -> None:
+    """Explain roles, completeness and SUV of any DICOM file or folder."""
+    from workers.inspecting import inspect_path
+
+    with _progress(quiet=as_json) as step:
+        found = inspect_path(path, progress=lambda n: step("reading", n, 0))
+    if as_json:
+        print(json.dumps(found.to_json_object()))
+    else:
+        _print_inspection(Console(soft_wrap=True), found)
+
+
+def pair(
+    path: Source,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write the pair into.")],
+    study: Annotated[str | None, typer.Option(help="Which study, where there are several.")] = None,
+    pet: Annotated[str | None, typer.Option(help="SeriesInstanceUID of the PET to take.")] = None,
+    ct: Annotated[str | None, typer.Option(help="SeriesInstanceUID of the CT to take.")] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Pair whatever speaks against it.")
+    ] = False,
+    grid: Annotated[str, typer.Option(help="pet, ct or isotropic:<mm>.")] = "pet",
+    nifti: Annotated[bool, typer.Option("--nifti", help="Write NIfTI files too.")] = False,
+    strict_suv: Annotated[bool, typer.Option("--strict-suv", help="Adapt nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Pair the CT and PET of any DICOM folder into OUT; exit code 3 when it is held."""
+    from workers.pairing.offline import pair_folder
+
+    from config.settings import PairingSettings
+    from workers.pairing.evidence import Override
+
+    try:
+        settings = PairingSettings(grid=grid, nifti=nifti, strict_suv=strict_suv)
+    except ValueError:
+        raise typer.BadParameter("a grid is pet, ct or isotropic:<mm>") from None
+    override = Override(pet=pet, ct=ct, forced=force) if pet or ct or force else None
+    with _progress(quiet=as_json) as step:
+        result = pair_folder(
+            path, out, settings, override, study, progress=lambda n: step("reading", n, 0)
+        )
+    if as_json:
+        print(json.dumps(result.to_json_object()))
+    else:
+        console = Console(soft_wrap=True)
+        for reason in result.reasons:
+            console.print(escape(reason))
+        console.print(f"{result.state}" + (f": {out}" if result.state == "ready" else ""))
+    if result.state != "ready":
+        raise typer.Exit(EXIT_HELD)
+
+
+@contextmanager
+def _progress(*, quiet: bool = False) -> Iterator[Callable[[str, int, int], None]]:
+    """Show one bar for each thing that goes on, on stderr."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+               TimeRemainingColumn())  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True), disable=quiet) as bars:
+        tasks: dict[str, Any] = {}
+
+        def step(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total or None)
+            bars.update(tasks[what], completed=done, total=total or None)
+
+        yield step
+
+
+def _print_inspection(console: Console, found: Inspection) -> None:
+    for study in found.to_json_object()["studies"]:
+        console.print(f"[bold]Study {study['study']}[/bold]  patient {escape(study['patient_ID'])}")
+        table = Table("Series", "Role", "Complete", "SUV", "Why")
+        for one in study["series"]:
+            complete, suv = one["completeness"], one["suv"]
+            count = f"{complete['received']}" + (
+                f" of {complete['expected']}" if complete["expected"] else ""
+            )
+            why = [*one["role_reasons"], *complete["reasons"], *(suv["reasons"] if suv else ())]
+            table.add_row(
+                escape(f"{one['modality']} {one['series_description']}"),
+                one["role"],
+                f"{complete['state']}\n{count}",
+                _suv_words(suv),
+                escape("\n".join(why)),
+            )
+        console.print(table)
+        pair_words = study["pair"]
+        console.print(f"pair: [bold]{pair_words['state']}[/bold]")
+        for reason in pair_words["reasons"]:
+            console.print(f"  {escape(reason)}")
+    for one in found.rejected:
+        console.print(f"not read: {escape(one.path)}: {escape(one.reason)}")
+
+
+def _suv_words(suv: dict[str, Any] | None) -> str:
+    if suv is None:
+        return "-"
+    factor = suv["factor"]
+    if isinstance(factor, list):
+        return f"{suv['status']}\n{min(factor):.6g}…{max(factor):.6g}"
+    return f"{suv['status']}\n{factor:.6g}" if factor is not None else str(suv["status"])
+
+
+def _explain(console: Console, result: DemoResult) -> None:
+    archive = result.settings.layout.archive
+    console.print(
+        f"\n[bold]1. Sent[/bold] {result.sent} instances by C-STORE to port {result.port}"
+    )
+    console.print("\n[bold]2. Filed[/bold] into the tree")
+    console.print(_tree(archive))
+    table = Table("Series", "Instances", "Role", "Why", title="3. Judged", title_justify="left",
+                  title_style="bold")  # fmt: skip
+    for one in result.study["series"]:
+        table.add_row(escape(one["series_description"]), str(one["instances"]), one["role"] or "",
+                      escape("\n".join(one["role_reasons"])))  # fmt: skip
+    console.print(table)
+    meta, sphere = result.pair.meta, result.sphere
+    console.print(f"[bold]4. Paired[/bold] in {result.seconds:.1f} s from the first byte sent")
+    for reason in result.study["pair"]["reasons"]:
+        console.print(f"   {escape(reason)}")
+    console.print(f"   ct.npy {result.pair.ct.dtype} and pet.npy {result.pair.pet.dtype}, "
+                  f"both {tuple(result.pair.pet.shape)} (C, H, W), {result.pair.units}")  # fmt: skip
+    console.print(f"   SUV by {escape(meta.suv.method)}")
+    off = 100 * (sphere.suv / sphere.known_suv - 1)
+    console.print(f"   hot sphere: SUV {sphere.suv:.3f}, known {sphere.known_suv:.3f} ({off:+.2f} %); "
+                  f"{sphere.hu:.1f} HU, known {sphere.known_hu:.1f}")  # fmt: skip
+    for warning in meta.warnings:
+        console.print(f"   warning: {escape(warning)}")
+    counts = result.status["instances"]
+    words = ", ".join(f"{number} {name}" for name, number in counts.items())
+    console.print(f"\n[bold]5. Counted[/bold] {words}")
+    console.print(f"\nPicture: {result.folder / 'qc.png'}")
+    console.print(f"Look on: petct-ingest status --root {result.settings.layout.root}")
+
+
+def _tree(archive: Path) -> Tree:
+    """Draw the archive: folders to the series, files as counts."""
+    top = Tree(str(archive))
+
+    def grow(branch: Tree, folder: Path) -> None:
+        files = sorted(item for item in folder.iterdir() if item.is_file())
+        instances = [item for item in files if item.suffix == ".dcm"]
+        for item in files:
+            if item not in instances:
+                branch.add(item.name)
+        if instances:
+            branch.add(f"{len(instances)} instances")
+        for item in sorted(item for item in folder.iterdir() if item.is_dir()):
+            if item.name == ".petct":
+                continue
+            name, inner = item.name, item
+            while True:  # one line for folders that hold nothing but a folder
+                inside = list(inner.iterdir())
+                if len(inside) != 1 or not inside[0].is_dir():
+                    break
+                inner = inside[0]
+                name += f"/{inner.name}"
+            grow(branch.add(name), inner)
+
+    grow(top, archive)
+    return top
