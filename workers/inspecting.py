@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,13 @@ from workers.errors import DataError
 from workers.filing.examining import is_litter
 from workers.header.facts import InstanceFacts
 from workers.header.read import MediaDirectory, read_header
-from workers.pairing.selection import PairDecision, PairingPolicy, SeriesEvidence, decide_pair
+from workers.pairing.selection import (
+    Override,
+    PairDecision,
+    PairingPolicy,
+    SeriesEvidence,
+    decide_pair,
+)
 from workers.pairing.suv import SuvVerdict, judge_suv
 
 Progress = Callable[[int], None]
@@ -40,7 +46,10 @@ class Rejected:
 
 @dataclass(frozen=True)
 class InspectedSeries:
-    """The verdicts on one series; `suv` only where it says it is PET."""
+    """The verdicts on one series; `suv` only where it says it is PET.
+
+    `facts` and `files` are parallel: what was judged, and where it lies.
+    """
 
     series_uid: str
     modality: str
@@ -49,6 +58,8 @@ class InspectedSeries:
     role: RoleVerdict
     completeness: Completeness
     suv: SuvVerdict | None
+    facts: tuple[InstanceFacts, ...]
+    files: tuple[str, ...]
 
     def to_json_object(self) -> dict[str, Any]:
         return {
@@ -112,8 +123,9 @@ def inspect_path(
     progress: Progress | None = None,
     quiet: bool = True,
     policy: PairingPolicy | None = None,
+    override: Override | None = None,
 ) -> Inspection:
-    """Read every file under a path and judge what it finds.
+    """Read every file under a path and judge what it finds; an override counts for every study.
 
     Raises OSError only for the path itself; a file that cannot be read is rejected with the reason.
     """
@@ -131,7 +143,7 @@ def inspect_path(
         studies.setdefault(one.study_uid, []).append(one)
     return Inspection(
         tuple(
-            _inspect_study(uid, members, evidence.values(), policy, quiet)
+            _inspect_study(uid, members, evidence.values(), policy, quiet, override, read.files)
             for uid, members in studies.items()
         ),
         tuple(read.rejected),
@@ -143,6 +155,7 @@ class _Reading:
 
     def __init__(self) -> None:
         self.series: dict[str, list[InstanceFacts]] = {}
+        self.files: dict[str, list[str]] = {}
         self.rejected: list[Rejected] = []
         self._seen: dict[str, tuple[InstanceFacts, str]] = {}
 
@@ -170,6 +183,7 @@ class _Reading:
         if known is None:
             self._seen[facts.sop_instance_uid] = (facts, path)
             self.series.setdefault(facts.series_instance_uid, []).append(facts)
+            self.files.setdefault(facts.series_instance_uid, []).append(path)
         elif known[0] == facts:
             self.reject(path, f"duplicate: the same instance as {_shown(known[1])}")
         else:
@@ -219,6 +233,8 @@ def _inspect_study(
     everything: Iterable[SeriesEvidence],
     policy: PairingPolicy,
     quiet: bool,
+    override: Override | None,
+    files: Mapping[str, list[str]],
 ) -> InspectedStudy:
     patients = dict.fromkeys(facts.patient_id for one in members for facts in one.instances)
     patient = next(iter(patients))
@@ -229,16 +245,18 @@ def _inspect_study(
     ]
     decision = decide_pair(
         [*members, *borrowed],
-        None,
+        override,
         policy,
         study_quiet=quiet,
         capped=False,
         conflicting_patients=len(patients) > 1,
     )
-    return InspectedStudy(uid, patient, tuple(_inspect_series(one) for one in members), decision)
+    return InspectedStudy(
+        uid, patient, tuple(_inspect_series(one, files) for one in members), decision
+    )
 
 
-def _inspect_series(one: SeriesEvidence) -> InspectedSeries:
+def _inspect_series(one: SeriesEvidence, files: Mapping[str, list[str]]) -> InspectedSeries:
     first = one.instances[0]
     suv = judge_suv(volume_instances(one.instances)) if one.role.role.is_pet else None
     return InspectedSeries(
@@ -249,6 +267,8 @@ def _inspect_series(one: SeriesEvidence) -> InspectedSeries:
         one.role,
         one.completeness,
         suv,
+        one.instances,
+        tuple(files[one.series_uid]),
     )
 
 

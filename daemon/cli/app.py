@@ -38,8 +38,6 @@ COMMANDS = (
     LazyCommand(
         "quarantine", _LOOKING, "quarantine", "List, retry or drop set-aside files.", _LOOK
     ),
-    LazyCommand("check", _OFFLINE, "check", "Compare files, index, spool and pairs.", _LOOK),
-    LazyCommand("reindex", _OFFLINE, "reindex", "Rebuild the index from the archive.", _LOOK),
     LazyCommand("inspect", _OFFLINE, "inspect", "Explain roles, completeness and SUV.", _OFF),
     LazyCommand("pair", _OFFLINE, "pair", "Pair any DICOM folder.", _OFF),
     LazyCommand("phantom", _OFFLINE, "phantom", "Write a synthetic PET/CT study.", _OFF),
