@@ -36,18 +36,25 @@ def die_with_parent(parent: int) -> None:
 def stop_on_signals() -> threading.Event:
     """Return an event that SIGTERM or SIGINT sets; a second signal ends the process at once.
 
-    Call it in the main thread before any other thread starts. The signals are taken by a thread of
-    their own: a Python signal handler that sets an event can meet the main thread inside the very
-    lock that it needs.
+    Call it in the main thread. The event is set by a thread of its own: a Python signal handler
+    that sets an event can meet the main thread inside the very lock that it needs. Blocking the
+    signals for that thread to wait for would not do: threads that a library (OpenBLAS) started on
+    import do not inherit it.
     """
     stop = threading.Event()
-    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+    reading, writing = socket.socketpair()
+    writing.setblocking(False)
+    for number in _STOP_SIGNALS:
+        signal.signal(number, lambda *_: None)
+    signal.set_wakeup_fd(writing.detach(), warn_on_full_buffer=False)
 
     def wait() -> None:
-        signal.sigwait(_STOP_SIGNALS)
-        stop.set()
-        number = signal.sigwait(_STOP_SIGNALS)
-        os._exit(128 + number)
+        for count in range(1, 3):
+            while not (heard := reading.recv(1)) or heard[0] not in _STOP_SIGNALS:
+                pass
+            if count > 1:
+                os._exit(128 + heard[0])
+            stop.set()
 
     threading.Thread(target=wait, name="signals", daemon=True).start()
     return stop

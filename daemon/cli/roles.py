@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,13 +16,6 @@ if TYPE_CHECKING:
     from config.settings import Settings
 
 _Service = Callable[["Settings", threading.Event], None]
-
-
-class QueueName(StrEnum):
-    """The two kinds of work."""
-
-    FILING = "filing"
-    PAIRING = "pairing"
 
 
 def run(
@@ -66,15 +58,23 @@ def watch(root: Root = None, config: Config = None) -> None:
 
 
 def work(
-    queue: Annotated[QueueName, typer.Argument(help="The queue to work on.")],
+    queue: Annotated[
+        str,
+        typer.Argument(
+            metavar="{filing|pairing}", help="The queue; `filing-2` names a second one."
+        ),
+    ],
     root: Root = None,
     config: Config = None,
 ) -> None:
     """Run one worker of one queue; it waits for the queue server and never starts one."""
+    name, _, number = queue.partition("-")
+    if name not in ("filing", "pairing") or not (number.isdigit() or queue == name):
+        raise typer.BadParameter("there are the queues filing and pairing", param_hint="queue")
     settings = settings_of(root, config)
     from daemon.working import run_worker
 
-    run_worker(settings, queue.value)
+    run_worker(settings, name)
 
 
 def sweep(root: Root = None, config: Config = None) -> None:
@@ -82,7 +82,8 @@ def sweep(root: Root = None, config: Config = None) -> None:
     settings = settings_of(root, config)
     from daemon.sweeper import run_sweeper
 
-    _serve(run_sweeper, settings, "sweep")
+    # a fresh index gives the spool its identity, and then the others can work
+    _serve(run_sweeper, settings, "sweep", settings.layout.spool_private / "id")
 
 
 def valkey(root: Root = None, config: Config = None) -> None:
