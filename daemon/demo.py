@@ -1,4 +1,4 @@
-"""The demonstration: a phantom study through a real association, the real queue and the workers, explained."""
+"""The demonstration: a phantom study through an association, the queue and the workers, explained."""
 
 from __future__ import annotations
 
@@ -91,9 +91,10 @@ def run_demo(root: Path, progress: Progress) -> DemoResult:
             port = _wait_for_port(settings, daemon)
             begun = time.monotonic()
             sent = _send(Path(folder), settings.receiver.ae_title, port, progress)
-            study = _wait_for_pair(settings, daemon, phantom, progress)
+            _wait_for_pair(settings, daemon, phantom, progress)
             seconds = time.monotonic() - begun
             status = _wait_until_filed(settings, daemon, sent)
+            study = _study(settings, phantom) or {}
     pair_folder = settings.layout.archive / study["pair"]["folder"]
     pair = load_pair(pair_folder)
     sphere = read_sphere(pair, phantom.truth)
@@ -164,7 +165,8 @@ def _wait_for_port(settings: Settings, daemon: subprocess.Popen[bytes]) -> int:
         except (FileNotFoundError, ValueError):
             return None
 
-    return _await(port, _START_SECONDS, daemon, "the receiver did not open its port")
+    found: int = _await(port, _START_SECONDS, daemon, "the receiver did not open its port")
+    return found
 
 
 def _await(
@@ -214,24 +216,26 @@ def _wait_for_pair(
     daemon: subprocess.Popen[bytes],
     phantom: PhantomStudy,
     progress: Progress,
-) -> dict[str, Any]:
-    def study() -> dict[str, Any] | None:
-        index = open_index(settings)
-        try:
-            with index.read() as connection:
-                found = list_studies(connection)
-        finally:
-            index.close()
-        one = next((one for one in found if one["study"] == phantom.study_uid), None)
-        pair = one["pair"] if one else None
+) -> None:
+    def ready() -> bool | None:
+        pair = (_study(settings, phantom) or {}).get("pair")
         if pair and pair["state"] == "held":
             raise DemoFailed(f"the pair is held: {json.dumps(pair['reasons'])}")
-        return one if pair and pair["state"] == "ready" else None
+        return True if pair and pair["state"] == "ready" else None
 
     progress("waiting for the pair", 0, 1)
-    found: dict[str, Any] = _await(study, _PAIR_SECONDS, daemon, "there was no pair")
+    _await(ready, _PAIR_SECONDS, daemon, "there was no pair")
     progress("waiting for the pair", 1, 1)
-    return found
+
+
+def _study(settings: Settings, phantom: PhantomStudy) -> dict[str, Any] | None:
+    index = open_index(settings)
+    try:
+        with index.read() as connection:
+            found = list_studies(connection)
+    finally:
+        index.close()
+    return next((one for one in found if one["study"] == phantom.study_uid), None)
 
 
 def _wait_until_filed(

@@ -63,7 +63,7 @@ def list_studies(
     """List studies, newest first, each with its series and its pair."""
     chosen = (
         sa.select(study, pair.c.state.label("pair_state"), pair.c.reasons, pair.c.pet, pair.c.ct,
-                  pair.c.revision, pair.c.folder)
+                  pair.c.revision, pair.c.folder, pair.c.needed_at, pair.c.ready_at)
         .join(pair, pair.c.study_id == study.c.id, isouter=True)
         .where(sa.exists().where(series.c.study_id == study.c.id, series.c.instances > 0))
         .order_by(study.c.last_at.desc(), study.c.id.desc())
@@ -87,6 +87,8 @@ def list_studies(
                 "ct": row.ct,
                 "revision": row.revision,
                 "folder": row.folder,
+                "needed_at": row.needed_at,
+                "ready_at": row.ready_at,
                 "reasons": json.loads(row.reasons),
             }
             if row.pair_state
