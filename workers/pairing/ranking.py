@@ -1,8 +1,8 @@
 """Which PET and which CT come first, with the reasons of each.
 
 PET: largest axial extent (5 % is a tie), then ORIGINAL, then the earliest acquisition (a delayed
-scan must not win), then the thinnest slices. CT: the PET's own reference, the frame of reference, the
-covered fraction, then original, soft kernel, close in time, and at last the SeriesNumber.
+scan must not win), then the thinnest slices. CT: the PET's own reference, the frame of reference,
+the covered fraction, then original, soft kernel, close in time, and at last the SeriesNumber.
 """
 
 from __future__ import annotations
@@ -81,7 +81,9 @@ def ct_reasons(one: RankedCt) -> tuple[str, ...]:
     frame = "same frame of reference" if one.same_frame else "another frame of reference"
     reasons = [one.reference] if one.reference else []
     reasons.append(frame)
-    covers = "coverage cannot be told" if one.coverage is None else f"covers {one.fraction:.0%}"
+    covers = (
+        "coverage cannot be told" if one.coverage is None else f"covers {percent(one.fraction)}"
+    )
     reasons.append(f"{covers} of the PET" if one.coverage else covers)
     if is_original(one.series):
         reasons.append("ORIGINAL")
@@ -93,6 +95,11 @@ def ct_reasons(one: RankedCt) -> tuple[str, ...]:
     if not one.series.same_study:
         reasons.append("of another study of the patient")
     return (*reasons, *one.series.completeness.reasons)
+
+
+def percent(fraction: float) -> str:
+    """Write a fraction; only the whole is 100%."""
+    return f"{int(fraction * 1000) / 10:g}%"
 
 
 def reference_to(pet: SeriesEvidence, ct: SeriesEvidence) -> str:

@@ -20,6 +20,7 @@ from workers.pairing.evidence import (
 from workers.pairing.ranking import (
     RankedCt,
     ct_reasons,
+    percent,
     pet_reasons,
     rank_cts,
     rank_pets,
@@ -315,7 +316,7 @@ def _objections(situation: _Situation, pet: SeriesEvidence, one: RankedCt) -> li
         found.append(f"the CT ({one.series.name}) is not parallel to the PET: choose another CT")
     elif one.fraction < policy.minimum_coverage:
         found.append(
-            f"the CT ({one.series.name}) covers {one.fraction:.0%} of the PET"
+            f"the CT ({one.series.name}) covers {percent(one.fraction)} of the PET"
             f" ({_short(one)}): send the rest of the CT, choose another, or force the pair"
         )
     if policy.require_suv:
