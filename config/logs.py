@@ -1,7 +1,7 @@
 """Structured logs: one event name and its facts a line, on stderr.
 
-PatientIDs, names, accession numbers and source paths belong to DEBUG. Above it an object is named by `short`,
-a hash that links lines of one object without saying which patient it is.
+PatientIDs, names, accession numbers and source paths belong to DEBUG. Above it an object is named
+by `short`, a hash that links lines of one object without saying which patient it is.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Log:
         self._log(logging.ERROR, event, facts)
 
     def exception(self, event: str, **facts: Any) -> None:
-        """Log at ERROR with the current exception's type and place, but not its text above DEBUG."""
+        """Log at ERROR with the exception's type and place; its text only at DEBUG."""
         self._log(logging.ERROR, event, facts, exc_info=True)
 
     def _log(self, level: int, event: str, facts: dict[str, Any], exc_info: bool = False) -> None:
@@ -110,10 +110,11 @@ def _utc(seconds: float) -> str:
 
 def _error_words(record: logging.LogRecord) -> str:
     """Type and place of an exception; its text may quote a patient, so only at DEBUG."""
-    assert record.exc_info is not None and record.exc_info[0] is not None  # noqa: S101 - for mypy
-    kind, error, trace = record.exc_info
+    kind, error, trace = record.exc_info or (None, None, None)
+    if kind is None or error is None:
+        return "no exception"
     if logging.getLogger(record.name).isEnabledFor(logging.DEBUG):
-        return logging.Formatter().formatException((kind, error, trace))  # type: ignore[arg-type]
+        return logging.Formatter().formatException((kind, error, trace))
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     place = (

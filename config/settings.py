@@ -1,8 +1,8 @@
 """Every setting of petct-ingest, typed, with its default.
 
-Settings come, strongest first, from the command line, from `PETCT_INGEST_…` environment variables (tables
-joined by two underscores: `PETCT_INGEST_RECEIVER__PORT=104`), from one TOML file, and from the defaults here,
-which config/default.toml repeats with a comment for each key.
+Settings come, strongest first, from the command line, from `PETCT_INGEST_…` environment variables
+(tables joined by two underscores: `PETCT_INGEST_RECEIVER__PORT=104`), from one TOML file, and from
+the defaults here, which config/default.toml repeats with a comment for each key.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The demonstration: a phantom study through an association, the queue and the workers, explained."""
+"""The demonstration: a phantom study through an association, the queue and the workers."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def run_demo(root: Path, progress: Progress) -> DemoResult:
             _wait_for_pair(settings, daemon, phantom, progress)
             seconds = time.monotonic() - begun
             status = _wait_until_filed(settings, daemon, sent)
-            study = _study(settings, phantom) or {}
+            study = _wait_until_judged(settings, daemon, phantom)
     pair_folder = settings.layout.archive / study["pair"]["folder"]
     pair = load_pair(pair_folder)
     sphere = read_sphere(pair, phantom.truth)
@@ -247,4 +247,15 @@ def _wait_until_filed(
         return found if counts["waiting"] == 0 and counts["filed"] >= sent else None
 
     found: dict[str, Any] = _await(status, _PAIR_SECONDS, daemon, "not every instance was filed")
+    return found
+
+
+def _wait_until_judged(
+    settings: Settings, daemon: subprocess.Popen[bytes], phantom: PhantomStudy
+) -> dict[str, Any]:
+    def judged() -> dict[str, Any] | None:
+        one = _study(settings, phantom)
+        return one if one and all(member["role"] for member in one["series"]) else None
+
+    found: dict[str, Any] = _await(judged, _PAIR_SECONDS, daemon, "not every series was judged")
     return found

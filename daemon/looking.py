@@ -83,10 +83,9 @@ def _depths(settings: Settings) -> tuple[dict[str, int], list[str]]:
     try:
         return queues.depths(connection), []
     except redis.RedisError:
-        what = (settings.redis.url and "the server at redis.url") or "the embedded queue server"
-        return dict.fromkeys(queues.QUEUES, 0), [
-            f"{what} does not answer: nothing is lost, but nothing is filed; start `petct-ingest run`"
-        ]
+        what = "the server at redis.url" if settings.redis.url else "the embedded queue server"
+        trouble = f"{what} does not answer: nothing is lost, but nothing is filed"
+        return dict.fromkeys(queues.QUEUES, 0), [f"{trouble}; start `petct-ingest run`"]
     finally:
         connection.close()
 

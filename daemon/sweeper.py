@@ -1,7 +1,8 @@
 """The sweeper: finds again whatever a lost queue, a killed worker or a passing hour left behind.
 
-Every tick: entries without a job are dispatched, quiet series are judged, due pairs are queued. Every half
-minute: left-over temporary files and empty batches are removed. This alone recovers from a lost Redis.
+Every tick: entries without a job are dispatched, quiet series are judged, due pairs are queued.
+Every half minute: left-over temporary files and empty batches are removed. This alone recovers from
+a lost Redis.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ class Sweeper:
             self._due[name] = now + seconds
             action()
 
-    # entries without a job ----------------------------------------------------------------------------
+    # entries without a job ------------------------------------------------------------------------
 
     def _dispatch(self, connection: redis.Redis, now: float) -> None:
         """Queue waiting entries when the queue has nothing to do, or after ten minutes."""
@@ -91,7 +92,7 @@ class Sweeper:
                 break
         log.info("dispatched-again", entries=len(entries))
 
-    # series and studies that time has made due -----------------------------------------------------------
+    # series and studies that time has made due ----------------------------------------------------
 
     def judge_quiet_series(self, now: float) -> list[PairWish]:
         """Mark series as quiet whose time has come, and judge their studies."""
@@ -130,8 +131,9 @@ class Sweeper:
     def _waiting_since(self, now: float) -> float:
         """Return since when (monotonic) the oldest entry waits; infinity where none does.
 
-        A worker that was down does not make a series quiet: an entry that was published before the series'
-        time came may belong to it. A clock that was set back makes the age unknown: then it blocks too.
+        A worker that was down does not make a series quiet: an entry that was published before the
+        series' time came may belong to it. A clock that was set back makes the age unknown: then it
+        blocks too.
         """
         oldest = oldest_waiting(self._layout)
         if oldest is None:
@@ -180,7 +182,7 @@ class Sweeper:
                 )
         ask_for_pairs(self._settings, judge_studies(self._index, self._settings, studies))
 
-    # pairs without a job ------------------------------------------------------------------------------------
+    # pairs without a job --------------------------------------------------------------------------
 
     def _ask_for_due_pairs(self, connection: redis.Redis, now: float) -> None:
         if not self._settings.pairing.enabled:
@@ -204,7 +206,7 @@ class Sweeper:
             for row in due:
                 queues.enqueue_pairing(connection, row.id, row.generation)
 
-    # left-overs ------------------------------------------------------------------------------------------------
+    # left-overs -----------------------------------------------------------------------------------
 
     def _clean(self) -> None:
         for batch in batch_names(self._layout):

@@ -1,7 +1,7 @@
 """File operations that survive a power cut, and the few that Python does not offer.
 
-Durable means here: the bytes were fsynced, and so was the folder that names them (PS3.4 B.2.3 asks that a
-Success is answered only for what is stored).
+Durable means here: the bytes were fsynced, and so was the folder that names them (PS3.4 B.2.3 asks
+that a Success is answered only for what is stored).
 """
 
 from __future__ import annotations

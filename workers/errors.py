@@ -9,7 +9,7 @@ WorkersError
 │   └── PixelError       pixel data absent, cut, or of an unknown compression
 ├── PairingRefused       the pair cannot be made; the message is the reason in plain words
 ├── PairDamaged          a finished pair cannot be read: a file is missing, cut or of another pair
-├── StoreUnavailable     archive, spool or index is missing, another one, or full: nothing is touched
+├── StoreUnavailable     a store is missing, another one, or full: nothing is touched
 └── IndexUnusable        schema mismatch, locked, not migrated
 """
 

@@ -1,7 +1,7 @@
 """The identity of a store: a file that tells our disk from an empty mount point.
 
-Archive and spool each carry `.petct/id`. The index knows both; a store whose file is missing or another is
-not written to (design.md 2). Only a fresh index gives an identity.
+Archive and spool each carry `.petct/id`. The index knows both; a store whose file is missing or
+another is not written to (design.md 2). Only a fresh index gives an identity.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The RQ jobs: what a worker does with what the queues tell it. Arguments are hints, never trusted."""
+"""The RQ jobs: what a worker does with what the queues tell it; arguments are never trusted."""
 
 from __future__ import annotations
 

@@ -132,7 +132,7 @@ def list_quarantine(
     as_json: Json = False,
     limit: Limit = 100,
 ) -> None:
-    """List what was set aside and why; the files lie in the quarantine folder, each with its JSON."""
+    """List what was set aside and why; each file lies in quarantine with its JSON."""
     context.obj = (root, config)
     if context.invoked_subcommand is not None:
         return

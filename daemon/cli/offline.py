@@ -1,4 +1,6 @@
-"""Commands that need no daemon: inspect, pair, phantom, and the demonstration, which starts its own."""
+"""Commands that need no daemon: inspect, pair, phantom, and the demonstration, which starts its
+own.
+"""
 
 from __future__ import annotations
 
@@ -94,10 +96,9 @@ def pair(
     as_json: Json = False,
 ) -> None:
     """Pair the CT and PET of any DICOM folder into OUT; exit code 3 when it is held."""
-    from workers.pairing.offline import pair_folder
-
     from config.settings import PairingSettings
     from workers.pairing.evidence import Override
+    from workers.pairing.offline import pair_folder
 
     try:
         settings = PairingSettings(grid=grid, nifti=nifti, strict_suv=strict_suv)
@@ -193,8 +194,8 @@ def _explain(console: Console, result: DemoResult) -> None:
                   f"both {tuple(result.pair.pet.shape)} (C, H, W), {result.pair.units}")  # fmt: skip
     console.print(f"   SUV by {escape(meta.suv.method)}")
     off = 100 * (sphere.suv / sphere.known_suv - 1)
-    console.print(f"   hot sphere: SUV {sphere.suv:.3f}, known {sphere.known_suv:.3f} ({off:+.2f} %); "
-                  f"{sphere.hu:.1f} HU, known {sphere.known_hu:.1f}")  # fmt: skip
+    words = f"SUV {sphere.suv:.3f}, known {sphere.known_suv:.3f} ({off:+.2f} %)"
+    console.print(f"   hot sphere: {words}; {sphere.hu:.1f} HU, known {sphere.known_hu:.1f}")
     for warning in meta.warnings:
         console.print(f"   warning: {escape(warning)}")
     counts = result.status["instances"]

@@ -1,4 +1,4 @@
-"""What the index knows of a study, gathered for the decisions: the instances' facts of its series."""
+"""What the index knows of a study, gathered for the decisions."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Judge series and studies after something changed, and write the verdicts into the index.
 
-The decisions are pure and stand in roles.py, series.py and pairing/selection.py. Here the evidence is read in one
-snapshot, judged outside any transaction, and written only if nothing changed meanwhile: whoever changed it
-judges after us.
+The decisions are pure and stand in roles.py, series.py and pairing/selection.py. Here the evidence
+is read in one snapshot, judged outside any transaction, and written only if nothing changed
+meanwhile: whoever changed it judges after us.
 """
 
 from __future__ import annotations
@@ -197,8 +197,8 @@ def _fingerprint(
 ) -> str:
     """Return a digest of all that decides what the arrays will be.
 
-    CT slices beyond the PET's extent change nothing in the pair, and so nothing here: a slice that arrives
-    late and lies outside the paired volume is only recorded.
+    CT slices beyond the PET's extent change nothing in the pair, and so nothing here: a slice that
+    arrives late and lies outside the paired volume is only recorded.
     """
     rows = {one.uid: one for one in (*evidence.series, *evidence.elsewhere)}
     pet, ct = rows[decision.pet or ""], rows[decision.ct or ""]

@@ -1,4 +1,4 @@
-"""A person's word on a study's pair: force, choose, wait. Recorded in the archive's journal first."""
+"""A person's word on a study's pair: force, choose, wait; recorded in the archive's journal."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ class NoSuchStudy(WorkersError):
 def override_pair(
     index: MetadataIndex, settings: Settings, study_uid: str, given: Override
 ) -> list[PairWish]:
-    """Record an override for a study and judge it again; fields not given keep what was said before.
+    """Record an override for a study and judge it again; fields not given keep what was said
+    before.
 
     Raises NoSuchStudy for an unknown study, or a PET or CT that the index does not have.
     """

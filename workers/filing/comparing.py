@@ -1,9 +1,9 @@
 """Tell a duplicate, a variant and a conflict apart: two instances with one SOPInstanceUID.
 
-Senders re-encode: DCMTK's dcmsend changes nearly every file's bytes and not one element. So equal data-set
-bytes are a duplicate, and so are equal elements under another encoding (group lengths, padding, lengths of
-sequences, byte order, lossless transfer syntaxes aside). Equal pixels under another header are a variant. All
-else is a conflict.
+Senders re-encode: DCMTK's dcmsend changes nearly every file's bytes and not one element. So equal
+data-set bytes are a duplicate, and so are equal elements under another encoding (group lengths,
+padding, lengths of sequences, byte order, lossless transfer syntaxes aside). Equal pixels under
+another header are a variant. All else is a conflict.
 """
 
 from __future__ import annotations
@@ -95,7 +95,8 @@ class Comparison:
 def compare_files(kept: Path, other: Path) -> Comparison:
     """Compare two files element by element, and their pixels.
 
-    What cannot be compared (an element or compression that cannot be read) is a conflict, never a guess.
+    What cannot be compared (an element or compression that cannot be read) is a conflict, never a
+    guess.
     """
     try:
         with warnings.catch_warnings():

@@ -48,8 +48,8 @@ def is_litter(name: str) -> bool:
 def examine(file: BinaryIO, name: str, source: BatchSource) -> Instance | Skip:
     """Examine one open entry.
 
-    A name of litter is believed only where the bytes do not say DICOM: nobody's slice is lost for its name.
-    Raises DataError where the entry belongs in quarantine.
+    A name of litter is believed only where the bytes do not say DICOM: nobody's slice is lost for
+    its name. Raises DataError where the entry belongs in quarantine.
     """
     if is_litter(name):
         file.seek(0)
@@ -70,8 +70,8 @@ def examine(file: BinaryIO, name: str, source: BatchSource) -> Instance | Skip:
 def _check_command_set(header: Header, source: BatchSource) -> None:
     """Refuse an instance whose command set and data set disagree about what it is.
 
-    On an association the file meta is the command set's. In a dropped file it is often left over from before
-    de-identification; there the data set alone counts.
+    On an association the file meta is the command set's. In a dropped file it is often left over
+    from before de-identification; there the data set alone counts.
     """
     if source.kind != "association":
         return

@@ -1,7 +1,7 @@
 """The archive's journal: what DICOM cannot tell, so that a lost index can be rebuilt exactly.
 
-`<archive>/.petct/facts.jsonl` is append-only, one JSON object a line, fsynced: where a series came from,
-overrides of a person, labels, client numbers.
+`<archive>/.petct/facts.jsonl` is append-only, one JSON object a line, fsynced: where a series
+came from, overrides of a person, labels, client numbers.
 """
 
 from __future__ import annotations

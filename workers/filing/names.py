@@ -51,8 +51,9 @@ def with_suffix(named: Named) -> str:
 def encoded(value: str) -> str:
     """Percent-encode a value into one safe path component; injective.
 
-    Everything outside [A-Za-z0-9._-] is encoded byte for byte (UTF-8), and so are a leading or trailing dot
-    and the first letter of a Windows device name. Over 64 characters it is cut and a hash tells it apart.
+    Everything outside [A-Za-z0-9._-] is encoded byte for byte (UTF-8), and so are a leading or
+    trailing dot and the first letter of a Windows device name. Over 64 characters it is cut and a
+    hash tells it apart.
     """
     raw = value.encode("utf-8", "surrogatepass")
     words = [chr(byte) if byte in _ORDINARY else f"%{byte:02X}" for byte in raw]

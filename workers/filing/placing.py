@@ -1,7 +1,8 @@
 """Where an instance goes: its study, series and folder in the index, made on first sight.
 
-Names and digits once given are kept: a study that the index knows keeps its first two folders, a known series
-all four (also those that a vendor gave), and two values whose names look alike get different folders.
+Names and digits once given are kept: a study that the index knows keeps its first two folders, a
+known series all four (also those that a vendor gave), and two values whose names look alike get
+different folders.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Entries in whose hands workers die.
 
-While a worker reads an entry, its name stands in a file that the worker holds locked. Who finds such a file
-unlocked knows that its worker died over that entry, and counts. An entry with too many deaths is quarantined.
+While a worker reads an entry, its name stands in a file that the worker holds locked. Who finds
+such a file unlocked knows that its worker died over that entry, and counts. An entry with too many
+deaths is quarantined.
 """
 
 from __future__ import annotations

@@ -9,9 +9,9 @@ For a batch of entries (design.md 2.4):
 5. commit instance, event and arrival of the whole batch in one transaction;
 6. unlink the entries.
 
-Whatever is killed between two of these, running again gives the same result: the entry is still in the spool
-until the index knows its arrival, and an arrival is known once. Only errors of the data send an entry to
-quarantine; errors of the system leave it where it is.
+Whatever is killed between two of these, running again gives the same result: the entry is still in
+the spool until the index knows its arrival, and an arrival is known once. Only errors of the data
+send an entry to quarantine; errors of the system leave it where it is.
 """
 
 from __future__ import annotations
@@ -122,8 +122,8 @@ class Filer:
     def file_entries(self, entries: Iterable[EntryName]) -> FilingReport:
         """File a batch; where it fails as a whole, entry by entry.
 
-        Raises StoreUnavailable when a store is not the one that the index knows, and the error of the system
-        when a single entry fails: it stays in the spool.
+        Raises StoreUnavailable when a store is not the one that the index knows, and the error of
+        the system when a single entry fails: it stays in the spool.
         """
         names = list(entries)
         report = FilingReport()
@@ -173,7 +173,7 @@ class Filer:
         for work in again:  # another worker committed the same SOPInstanceUID first
             self._file([work.entry], hand, report)
 
-    # 1. lock and examine ---------------------------------------------------------------------------
+    # 1. lock and examine --------------------------------------------------------------------------
 
     def _take(
         self, names: Sequence[EntryName], stack: ExitStack, report: FilingReport
@@ -219,7 +219,7 @@ class Filer:
             except DataError as error:
                 self._quarantine(work, "quarantined", error.code, str(error))
 
-    # 2. study, series, folder ------------------------------------------------------------------------
+    # 2. study, series, folder ---------------------------------------------------------------------
 
     def _place(self, works: Sequence[_Work]) -> None:
         fresh: list[dict[str, object]] = []
@@ -273,7 +273,7 @@ class Filer:
             )
         return place
 
-    # 3. and 4. link, and make the folders durable ---------------------------------------------------------
+    # 3. and 4. link, and make the folders durable -------------------------------------------------
 
     def _link(self, works: Sequence[_Work], hand: Hand) -> list[_Work]:
         """Link what is new, compare what is known; return what must be looked at again."""
@@ -341,7 +341,7 @@ class Filer:
     def _same_file(self, work: _Work, target: Path) -> bool:
         return os.path.samestat(os.fstat(work.file.fileno()), os.stat(target))
 
-    # the same SOPInstanceUID again ----------------------------------------------------------------------
+    # the same SOPInstanceUID again ----------------------------------------------------------------
 
     def _meet_known(self, work: _Work, known: KnownInstance) -> None:
         """Judge an entry whose SOPInstanceUID the index knows."""
@@ -447,7 +447,7 @@ class Filer:
         work.replaces = known
         work.row = self._row(work, "replaced", reason=comparison.reason)
 
-    # 5. commit --------------------------------------------------------------------------------------------
+    # 5. commit ------------------------------------------------------------------------------------
 
     def _commit(self, works: Sequence[_Work], again: list[_Work], report: FilingReport) -> None:
         if not any(work.row is not None or work.target is not None for work in works):
@@ -528,7 +528,7 @@ class Filer:
             )
         )
 
-    # words ------------------------------------------------------------------------------------------------
+    # words ----------------------------------------------------------------------------------------
 
     def _quarantine(
         self,

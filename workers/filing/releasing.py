@@ -25,7 +25,8 @@ class NotInQuarantine(WorkersError):
 def retry_entry(index: MetadataIndex, layout: Layout, entry: str) -> EntryName:
     """Give an entry back to the spool as a new one; its old arrival counts no more.
 
-    Killed in between, the file is in the spool and in quarantine: then it comes back as a duplicate.
+    Killed in between, the file is in the spool and in quarantine: then it comes back as a
+    duplicate.
     """
     reason = quarantine.read_reason(layout.quarantine, _checked(index, entry))
     known = BatchSource.__dataclass_fields__

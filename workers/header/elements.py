@@ -1,8 +1,8 @@
 """Walk the data elements of an encoded data set without decoding it (PS3.5 chapter 7).
 
-The walk visits every top-level element, checks that each ends inside the file, keeps the raw bytes of the few
-that are asked for, and skips all others by seeking: a header is read within fixed bounds of memory, whatever
-the file claims. What the bytes mean is decided elsewhere.
+The walk visits every top-level element, checks that each ends inside the file, keeps the raw bytes
+of the few that are asked for, and skips all others by seeking: a header is read within fixed bounds
+of memory, whatever the file claims. What the bytes mean is decided elsewhere.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ def _skip_undefined(
         if len(levels) > MAXIMUM_DEPTH * 2:
             raise Hostile(f"sequences nested deeper than {MAXIMUM_DEPTH}")
         inner, _, length = _read_head(file, encoding, size)
-        if inner == SEQUENCE_END or inner == ITEM_END:
+        if inner in (SEQUENCE_END, ITEM_END):
             wants = "sequence" if inner == SEQUENCE_END else "item"
             if levels[-1] != wants:
                 raise Truncated(

@@ -1,9 +1,11 @@
 """What the system knows of an instance from its header alone.
 
-`InstanceFacts` is read once, when an instance is filed, and kept in the index as JSON, so that roles,
-completeness, SUV and geometry are judged without opening files again. Every field is named after the DICOM
-keyword it comes from (`image_position_patient` is ImagePositionPatient); absent or empty elements are None
-or (). Numbers that cannot be parsed are None and their keyword stands in `unreadable`.
+`InstanceFacts` is read once, when an instance is filed, and kept in the index as JSON, so that
+roles,
+completeness, SUV and geometry are judged without opening files again. Every field is named after
+the DICOM keyword it comes from (`image_position_patient` is ImagePositionPatient); absent or empty
+elements are None or (). Numbers that cannot be parsed are None and their keyword stands in
+`unreadable`.
 """
 
 from __future__ import annotations
@@ -44,7 +46,9 @@ class FrameFacts:
     real_world_value_slope: float | None = None
     real_world_value_intercept: float | None = None
     classic: tuple[tuple[str, str], ...] = ()
-    """Legacy-converted: (keyword, value) of elements under Unassigned Per-Frame Converted Attributes."""
+    """Legacy-converted: (keyword, value) of elements under Unassigned Per-Frame Converted
+    Attributes.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +75,9 @@ class PrivateFact:
 
 @dataclass(frozen=True, slots=True)
 class InstanceFacts:
-    """The facts of one instance; units are DICOM's (mm, ms, kg, m, s, Bq) unless a field says otherwise."""
+    """The facts of one instance; units are DICOM's (mm, ms, kg, m, s, Bq) unless a field says
+    otherwise.
+    """
 
     # identity
     sop_class_uid: str

@@ -1,7 +1,8 @@
-"""Read the header of one Part 10 file into `InstanceFacts`, within fixed bounds, refusing what is no DICOM.
+"""Read the header of one Part 10 file into `InstanceFacts`, within fixed bounds, refusing what is
+no DICOM.
 
-A file without preamble or file meta is refused although it could often be guessed: its transfer syntax is not
-known (docs/decisions/0003-no-guessed-transfer-syntax.md).
+A file without preamble or file meta is refused although it could often be guessed: its transfer
+syntax is not known (docs/decisions/0003-no-guessed-transfer-syntax.md).
 """
 
 from __future__ import annotations
@@ -95,9 +96,9 @@ def _read_meta(file: BinaryIO, size: int) -> Walk:
 def _why_no_preamble(head: bytes) -> str:
     group = int.from_bytes(head[:2], "little")
     if group == 2:
-        return "file meta without the 128-byte preamble and DICM: not a Part 10 file (dcmconv mends it)"
+        return "file meta without the 128-byte preamble and DICM: no Part 10 file: dcmconv mends"
     if group == 8 and len(head) >= 8:
-        return "a data set without file meta: its transfer syntax is not known (dcmconv mends it)"
+        return "a data set without file meta: its transfer syntax is not known: dcmconv mends it"
     return "no DICOM file: no DICM after a preamble of 128 bytes"
 
 

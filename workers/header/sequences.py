@@ -114,7 +114,7 @@ def _references(nested: Dataset) -> Iterator[SeriesReference]:
 
 
 def _dictionary_references(nested: Dataset) -> dict[str, Any]:
-    """Return reference_ct, _rs, _pl and _frame as they stand in the header (metadata dictionary)."""
+    """Return reference_ct, _rs, _pl and _frame as they stand in the header (dictionary)."""
     frame = _first(nested, "ReferencedFrameOfReferenceSequence")
     study = _first(frame, "RTReferencedStudySequence")
     series = _first(study, "RTReferencedSeriesSequence")

@@ -1,8 +1,8 @@
 """Open the index: SQLite beside the root by default, PostgreSQL by URL.
 
-Whoever may write takes the write lock at once (`BEGIN IMMEDIATE`): a deferred transaction that reads and then
-writes fails on SQLite with SQLITE_BUSY_SNAPSHOT as soon as somebody else wrote in between. Readers are plain
-and short.
+Whoever may write takes the write lock at once (`BEGIN IMMEDIATE`): a deferred transaction that
+reads and then writes fails on SQLite with SQLITE_BUSY_SNAPSHOT as soon as somebody else wrote in
+between. Readers are plain and short.
 """
 
 from __future__ import annotations

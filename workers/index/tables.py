@@ -1,8 +1,9 @@
 """The tables of the index.
 
-Column names follow the metadata dictionary where it has a name for the thing (`patient_ID`, `study`, `series`,
-`instance_uid`, …), DICOM keywords otherwise. Times are ISO 8601 UTC text; JSON is text, so that a NaN of a
-header survives on every database. Arrivals count: one row for each entry that ever left the spool.
+Column names follow the metadata dictionary where it has a name for the thing (`patient_ID`,
+`study`, `series`, `instance_uid`, …), DICOM keywords otherwise. Times are ISO 8601 UTC text; JSON
+is text, so that a NaN of a header survives on every database. Arrivals count: one row for each
+entry that ever left the spool.
 """
 
 from sqlalchemy import (

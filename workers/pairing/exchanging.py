@@ -31,7 +31,8 @@ def exchange_folder(building: Path, target: Path) -> None:
 
 
 def finish_exchanges(index: MetadataIndex, layout: Layout) -> int:
-    """Put back the pairs that a kill between two renames (no RENAME_EXCHANGE) left without a folder.
+    """Put back the pairs that a kill between two renames (no RENAME_EXCHANGE) left without a
+    folder.
 
     Called at start, before any pair is made; returns how many were put back.
     """

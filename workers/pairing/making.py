@@ -1,9 +1,9 @@
 """Make a pair: build it beside, and exchange the folder whole.
 
-One process at a time makes the pair of a study (flock). The new folder is built under `<archive>/.petct/tmp`,
-durable; then, in one write transaction, the index is asked whether this generation is still wanted, the folder
-takes its place by RENAME_EXCHANGE, and the generation is done. Killed anywhere, the old pair stands whole or
-the new one does; running again builds it again.
+One process at a time makes the pair of a study (flock). The new folder is built under
+`<archive>/.petct/tmp`, durable; then, in one write transaction, the index is asked whether this
+generation is still wanted, the folder takes its place by RENAME_EXCHANGE, and the generation is
+done. Killed anywhere, the old pair stands whole or the new one does; running again builds it again.
 """
 
 from __future__ import annotations
@@ -63,8 +63,9 @@ class _Wanted:
 def make_pair(index: MetadataIndex, settings: Settings, pair_id: int, generation: int) -> str:
     """Make the wanted generation of a pair; say what came of it.
 
-    Returns "ready", "held" (refused with reasons), "busy" (another process makes it), "done" (made already)
-    or "stale" (something newer is wanted). Errors of the system are raised: the sweeper asks again.
+    Returns "ready", "held" (refused with reasons), "busy" (another process makes it), "done" (made
+    already) or "stale" (something newer is wanted). Errors of the system are raised: the sweeper
+    asks again.
     """
     layout = settings.layout
     check_identity(layout.archive, index.identities().archive, "archive")
@@ -167,7 +168,9 @@ def _read_wanted(connection: Connection, layout: Layout, pair_id: int) -> _Wante
 
 
 def _claim_folder(connection: Connection, pair_id: int, study_id: int, pet_uid: str) -> str:
-    """Give the pair its folder beside the PET's `studies`; the first study there owns the plain name."""
+    """Give the pair its folder beside the PET's `studies`; the first study there owns the plain
+    name.
+    """
     home, digits = connection.execute(
         sa.select(folder.c.home, folder.c.digits)
         .join(series, series.c.id == folder.c.series_id)
@@ -186,7 +189,7 @@ def _claim_folder(connection: Connection, pair_id: int, study_id: int, pet_uid: 
 def _read_series(
     connection: Connection, layout: Layout, series_uid: str, study_id: int
 ) -> SeriesInput:
-    """Read which files a series has; the study's own series before another study's of the same UID."""
+    """Read which files a series has; the study's own before another's of the same UID."""
     own = sa.case((series.c.study_id == study_id, 0), else_=1)
     series_id = connection.execute(
         sa.select(series.c.id).where(series.c.series == series_uid).order_by(own).limit(1)

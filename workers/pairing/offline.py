@@ -23,7 +23,6 @@ from workers.pairing.making import options_of
 from workers.pairing.suv import judge_suv
 from workers.pairing.volume import SeriesInput
 
-
 PAIR_FILES = frozenset({"ct.npy", "pet.npy", "pair.json", "qc.png", "ct.nii.gz", "pet.nii.gz"})
 """What a pair's folder holds, and nothing else."""
 
@@ -64,7 +63,8 @@ def pair_folder(
 ) -> OfflinePair:
     """Pair the CT and PET under `path` into `out`, which is replaced whole if it holds a pair.
 
-    Raises NotOneStudy and FolderInUse; a study that cannot be paired comes back as held, with reasons.
+    Raises NotOneStudy and FolderInUse; a study that cannot be paired comes back as held, with
+    reasons.
     """
     _check_target(out)
     found = inspect_path(path, progress=progress, policy=policy_of(settings), override=override)
