@@ -132,7 +132,7 @@ def test_whatever_is_confirmed_was_unchanged_for_as_long_as_asked(looks):
 
 
 TAKEN = """
-    IM000001 scan.dcm 1.2.840.113619.2 IMG.tmp.dcm DICOMDIR .DS_Store ._IMG.dcm Thumbs.db desktop.ini
+    IM01 scan.dcm 1.2.840.113619.2 IMG.tmp.dcm DICOMDIR .DS_Store ._IMG.dcm Thumbs.db desktop.ini
     batch.json readme.txt partial x.parts ~x ä.dcm a~b
 """
 LEFT = """

@@ -156,6 +156,7 @@ class WatchedFolder:
         if self._hints is not None and not self._hints.alive:
             log.warning("listening-ended", folder=str(self._watch.path))
             self.close()
+            self._listen_again = now + 1.0
         if self._hints is not None and self._hints.limited:
             self._troubles.tell("limit", "watch-limit-reached", scan_seconds=self._scan_interval())
             if now >= self._listen_again:
