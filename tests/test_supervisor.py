@@ -63,8 +63,8 @@ def test_numbers_of_workers_and_a_server_elsewhere_change_the_plan(tmp_path):
 
 
 def test_an_unknown_role_is_refused_by_name(settings):
-    with pytest.raises(DaemonError, match="recieve"):
-        plan_roles(settings, ["recieve"])
+    with pytest.raises(DaemonError, match="teleport"):
+        plan_roles(settings, ["teleport"])
 
 
 def test_restarts_back_off_and_a_steady_life_forgives():

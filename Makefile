@@ -1,0 +1,60 @@
+# make demo | test | check | constraints | clean
+# All that is installed goes into .venv; the stamps in it make a second call quick.
+
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= $(firstword $(foreach p,python3 python3.11 python3.12 python3.13 python3.14,\
+	$(shell $(p) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' \
+	>/dev/null 2>&1 && echo $(p))))
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+CHECKED := config workers daemon tests $(wildcard benchmarks)
+
+.PHONY: demo test check constraints clean help
+
+help:
+	@echo "make demo         set up, then send a phantom study through everything"
+	@echo "make test         run the tests; ARGS='-k words' chooses"
+	@echo "make check        formatting, lint, types, layers, spelling"
+	@echo "make constraints  pin what is installed now"
+	@echo "make clean        remove .venv, caches and the demo's output"
+
+demo: $(VENV)/.run
+	$(BIN)/petct-ingest demo $(ARGS)
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.dev
+	$(BIN)/ruff format --check $(CHECKED)
+	$(BIN)/ruff check $(CHECKED)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/codespell
+
+constraints: $(VENV)/.dev
+	@{ echo "# The tested set, made by: make constraints"; \
+	$(PIP) freeze --exclude-editable | grep -E '^[A-Za-z0-9._-]+==' | LC_ALL=C sort -f; } > constraints.new
+	@mv constraints.new constraints.txt
+
+$(VENV)/.made:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer with venv is needed:" \
+	"install python3 and python3-venv, or say make PYTHON=/path/to/python3"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.run: $(VENV)/.made pyproject.toml constraints.txt
+	$(PIP) install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+# older versions of pip know no dependency groups
+$(VENV)/.dev: $(VENV)/.run
+	@$(BIN)/python -c "import tomllib; \
+	print(*tomllib.load(open('pyproject.toml', 'rb'))['dependency-groups']['dev'], sep='\n')" \
+	> $(VENV)/dev.txt
+	$(PIP) install --quiet --constraint constraints.txt --requirement $(VENV)/dev.txt
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .import_linter_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
