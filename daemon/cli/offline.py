@@ -190,8 +190,9 @@ def _explain(console: Console, result: DemoResult) -> None:
                   f"{result.seconds:.1f} s after the first byte was sent")  # fmt: skip
     for reason in result.study["pair"]["reasons"]:
         console.print(f"   {escape(reason)}")
-    console.print(f"   ct.npy {result.pair.ct.dtype} and pet.npy {result.pair.pet.dtype}, "
-                  f"both {tuple(result.pair.pet.shape)} (C, H, W), {result.pair.units}")  # fmt: skip
+    ct, pet = result.pair.ct, result.pair.pet
+    sizes = f"both {tuple(pet.shape)} (C, H, W), {result.pair.units}"
+    console.print(f"   ct.npy {ct.dtype} and pet.npy {pet.dtype}, {sizes}")
     console.print(f"   SUV by {escape(meta.suv.method)}")
     off = 100 * (sphere.suv / sphere.known_suv - 1)
     words = f"SUV {sphere.suv:.3f}, known {sphere.known_suv:.3f} ({off:+.2f} %)"

@@ -285,10 +285,11 @@ def _write_pair(connection: Connection, settings: Settings, judged: _Judged) -> 
     state, generation = _next_state(row, judged)
     changes: dict[str, Any] = {
         "state": state,
-        "reasons": json.dumps(decision.reasons),
         "decision": json.dumps(_words_of(decision)),
         "generation": generation,
     }
+    if not (state == "held" and decision.state is PairState.READY):
+        changes["reasons"] = json.dumps(decision.reasons)  # else: why its making was refused
     if decision.state is not PairState.WAITING:
         changes.update(pet=decision.pet, ct=decision.ct)
     if decision.state is PairState.READY:
