@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from config.logs import get_logger, short
 from workers.durable import fsync_folder
@@ -109,6 +110,18 @@ def build_pair(
     PairingRefused (the reason in words), PixelError or Truncated; what `out` then holds is to be
     thrown away.
     """
+    with threadpool_limits(1, user_api="blas"):  # slices run parallel already; nested they fight
+        return _build(pet, ct, suv, context, options, out)
+
+
+def _build(
+    pet: SeriesInput,
+    ct: SeriesInput,
+    suv: SuvVerdict,
+    context: PairContext,
+    options: PairOptions,
+    out: Path,
+) -> PairSummary:
     pet_source, ct_source = _source(pet, "PET"), _source(ct, "CT")
     target = target_grid(options.grid, pet_source.layout.grid, ct_source.layout.grid)
     numbers = _slice_numbers(pet, pet_source)
@@ -228,6 +241,7 @@ def _write(
         on_own_grid=target == source.layout.grid,
         sigma=smoothing_sigmas(source.layout.grid, target),
         inputs=reader.inputs,
+        padded_slices=reader.padded_slices,
     )
 
 

@@ -58,6 +58,7 @@ def describe_volume(
     on_own_grid: bool,
     sigma: Smoothing,
     inputs: dict[str, str],
+    padded_slices: int,
 ) -> VolumeMeta:
     """Describe one array and the series that it came from."""
     volume, layout = source.volume, source.layout
@@ -84,6 +85,7 @@ def describe_volume(
         sigma=sigma,
         fill=plan.fill,
         floor=plan.floor,
+        padded_slices=padded_slices,
         minimum=written.minimum,
         maximum=written.maximum,
         mean=written.mean,

@@ -79,6 +79,8 @@ class VolumeMeta:
     """Value outside the field of view."""
     floor: float | None
     """Values below it were raised to it before anything else."""
+    padded_slices: int
+    """Slices with PixelPaddingValue in them; those pixels became `fill`."""
     minimum: float
     maximum: float
     mean: float

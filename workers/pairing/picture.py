@@ -18,6 +18,7 @@ import numpy.typing as npt
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 from workers.pairing.grid import Grid
 from workers.pairing.qc import Checked, Volume
@@ -26,6 +27,7 @@ CT_WINDOW_HU = (-160.0, 240.0)
 DPI = 110
 _TEXT_INCHES = 3.3
 _VIEW_INCHES = 6.6
+_MARGIN_MM = 25.0
 _PAPER, _INK, _FAINT, _ALARM = "#101214", "#e8e8e8", "#8a9099", "#ffb454"
 
 Image = npt.NDArray[np.float32]
@@ -92,21 +94,54 @@ def draw_pair(ct: Volume, pet: Volume, grid: Grid, checked: Checked, legend: Leg
 
 def _panels(ct: Volume, pet: Volume, grid: Grid, checked: Checked) -> list[_Panel]:
     c, h, w = checked.meta.hottest_index
-    x, y, z = ((index + 0.5) * step for index, step in zip((w, h, c), grid.spacing, strict=True))
-    wide, deep = grid.size[0] * grid.spacing[0], grid.size[1] * grid.spacing[1]
-    coronal = np.asarray(ct[:, h, :], np.float32), np.asarray(pet[:, h, :], np.float32)
-    sagittal = np.asarray(ct[:, :, w], np.float32), np.asarray(pet[:, :, w], np.float32)
-    right_left, front_back = ("R", "L"), ("A", "P")
+    step_w, step_h, step_c = grid.spacing
+    rows = _widen(checked.body_box[0], h, grid.size[1], step_h)
+    columns = _widen(checked.body_box[1], w, grid.size[0], step_w)
+    wide, deep = (columns.stop - columns.start) * step_w, (rows.stop - rows.start) * step_h
+    x, y, z = (
+        (w - columns.start + 0.5) * step_w,
+        (h - rows.start + 0.5) * step_h,
+        (c + 0.5) * step_c,
+    )
+    coronal = (
+        np.asarray(ct[:, h, columns], np.float32),
+        np.asarray(pet[:, h, columns], np.float32),
+        checked.coronal_mip[:, columns],
+    )
+    sagittal = (
+        np.asarray(ct[:, rows, w], np.float32),
+        np.asarray(pet[:, rows, w], np.float32),
+        checked.sagittal_mip[:, rows],
+    )
     return [
-        _Panel("ct", "CT coronal", coronal[0], None, wide, right_left, (x, z)),
-        _Panel("pet", "PET coronal", None, coronal[1], wide, right_left, (x, z)),
-        _Panel("fused", "fused coronal", *coronal, wide, right_left, None),
-        _Panel("pet", "PET MIP", None, checked.coronal_mip, wide, right_left, None),
-        _Panel("ct", "CT sagittal", sagittal[0], None, deep, front_back, (y, z)),
-        _Panel("pet", "PET sagittal", None, sagittal[1], deep, front_back, (y, z)),
-        _Panel("fused", "fused sagittal", *sagittal, deep, front_back, None),
-        _Panel("pet", "PET MIP from the left", None, checked.sagittal_mip, deep, front_back, None),
+        *_four("coronal", "PET MIP", coronal, wide, ("R", "L"), (x, z)),
+        *_four("sagittal", "PET MIP from the left", sagittal, deep, ("A", "P"), (y, z)),
     ]
+
+
+def _four(
+    view: str,
+    mip_title: str,
+    images: tuple[Image, Image, Image],
+    width_mm: float,
+    sides: tuple[str, str],
+    cross_mm: tuple[float, float],
+) -> list[_Panel]:
+    ct, pet, mip = images
+    return [
+        _Panel("ct", f"CT {view}", ct, None, width_mm, sides, cross_mm),
+        _Panel("pet", f"PET {view}", None, pet, width_mm, sides, cross_mm),
+        _Panel("fused", f"fused {view}", ct, pet, width_mm, sides, None),
+        _Panel("pet", mip_title, None, mip, width_mm, sides, None),
+    ]
+
+
+def _widen(body: slice, index: int, count: int, step: float) -> slice:
+    """Show the body and some air around it, and the hottest voxel wherever it is."""
+    margin = round(_MARGIN_MM / step)
+    return slice(
+        max(0, min(body.start, index) - margin), min(count, max(body.stop, index + 1) + margin)
+    )
 
 
 def _arrange(panels: list[_Panel], height_mm: float) -> list[list[_Panel]]:
@@ -148,19 +183,18 @@ def _draw(axes: Any, panel: _Panel, height_mm: float, limit: float) -> None:
     for spine in axes.spines.values():
         spine.set_color("#3a3f46")
     axes.set_title(panel.title, color=_INK, fontsize=8, pad=3)
-    ink = "#1a5fb4" if panel.kind == "pet" else "#7ab8ff"
-    letters = (
-        (0.03, 0.5, panel.sides[0]),
-        (0.97, 0.5, panel.sides[1]),
-        (0.5, 0.985, "H"),
-        (0.5, 0.015, "F"),
+    edge = [withStroke(linewidth=1.5, foreground="black")]
+    places = (
+        (0.03, 0.5, panel.sides[0], "left", "center"),
+        (0.97, 0.5, panel.sides[1], "right", "center"),
+        (0.5, 0.985, "H", "center", "top"),
+        (0.5, 0.015, "F", "center", "bottom"),
     )
-    for across, up, letter in letters:
-        axes.text(
-            across, up, letter, transform=axes.transAxes, color=ink, fontsize=8, weight="bold",
-            ha="left" if across < 0.1 else "right" if across > 0.9 else "center",
-            va="top" if up > 0.9 else "bottom" if up < 0.1 else "center",
-        )  # fmt: skip
+    for across, up, letter, ha, va in places:
+        words = axes.text(
+            across, up, letter, transform=axes.transAxes, color="#7ab8ff", ha=ha, va=va
+        )
+        words.set(fontsize=8, weight="bold", path_effects=edge)
 
 
 def _colour_bar(figure: Figure, left: float, width: float, limit: float, units: str) -> None:

@@ -1,6 +1,6 @@
 """Check a finished pair automatically: flags for people, never a verdict.
 
-All thresholds are heuristics. Body masks are made on a coarse copy (voxels of about 5 mm), so that
+All thresholds are heuristics. Body masks are made on a coarse copy (voxels of about 8 mm), so that
 a whole-body pair is checked in well under a second.
 """
 
@@ -17,7 +17,7 @@ import SimpleITK as sitk  # noqa: N813 - the name that the whole field uses
 from workers.pairing.grid import Grid
 from workers.pairing.pair_json import QcCheck, QcMeta
 
-COARSE_MM = 5.0
+COARSE_MM = 8.0
 BODY_HU = -300.0
 BODY_ACTIVITY = 0.3
 """Part of the mean inside the CT's body mask above which a PET voxel counts as body."""
@@ -43,6 +43,8 @@ class Checked:
     """(C, W), the largest PET value along H."""
     sagittal_mip: npt.NDArray[np.float32]
     """(C, H), the largest PET value along W."""
+    body_box: tuple[slice, slice]
+    """Where body was found along H and W, in voxels; all of it where none was."""
 
 
 def check_pair(
@@ -59,7 +61,9 @@ def check_pair(
     small_ct, small_pet = np.asarray(ct[coarse]), np.asarray(pet[coarse], np.float32)
     body = body_mask(small_ct > BODY_HU)
     mean = float(small_pet[body].mean()) if body.any() else None
-    active = body_mask(small_pet > BODY_ACTIVITY * mean) if mean and mean > 0 else body & False
+    active = (
+        body_mask(small_pet > BODY_ACTIVITY * mean) if mean and mean > 0 else np.zeros_like(body)
+    )
     box = [np.asarray(inside)[cut] for inside, cut in zip(reversed(ct_box), coarse, strict=True)]
     steps = [step * stride for step, stride in zip(reversed(grid.spacing), strides, strict=True)]
     checks = (
@@ -77,7 +81,10 @@ def check_pair(
         hottest_value=float(pet[hottest]),
         body_mean=mean,
     )
-    return Checked(meta, coronal, sagittal)
+    found = body | active
+    box_h = _span(np.any(found, axis=(0, 2)), strides[1], pet.shape[1])
+    box_w = _span(np.any(found, axis=(0, 1)), strides[2], pet.shape[2])
+    return Checked(meta, coronal, sagittal, (box_h, box_w))
 
 
 def body_mask(mask: Mask) -> Mask:
@@ -94,6 +101,13 @@ def body_mask(mask: Mask) -> Mask:
         for plane in largest
     ]
     return np.stack(filled).astype(bool)
+
+
+def _span(found: Mask, stride: int, count: int) -> slice:
+    used = np.flatnonzero(found)
+    if not len(used):
+        return slice(0, count)
+    return slice(int(used[0]) * stride, min(count, (int(used[-1]) + 1) * stride))
 
 
 def _projections(

@@ -120,9 +120,12 @@ class VolumeReader:
             found.append("lossy compression: the values are not those that were measured")
         if any(scale.slope == 0 for scale in self._scales):
             found.append("RescaleSlope 0: those slices hold one value throughout")
-        if self._padded:
-            found.append(f"padding outside the field of view in {self._padded} slices")
         return tuple(found)
+
+    @property
+    def padded_slices(self) -> int:
+        """In how many slices padding was met."""
+        return self._padded
 
     def slices(self, each: Callable[[Floats], B]) -> Iterator[B]:
         """Yield each(slice) for the slices along C, (H, W) float64; `each` runs on the threads.
