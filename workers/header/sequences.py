@@ -39,7 +39,14 @@ _CLASSIC_FIELDS = {
     "PatientWeight": "patient_weight",
     "PatientSize": "patient_size",
     "CollimatorType": "collimator_type",
+    "AcquisitionDate": "acquisition_date",
+    "AcquisitionTime": "acquisition_time",
+    "ActualFrameDuration": "actual_frame_duration",
+    "FrameReferenceTime": "frame_reference_time",
+    "DecayFactor": "decay_factor",
 }
+_CLASSIC_NUMBERS = ("patient_weight", "patient_size", "actual_frame_duration",
+                    "frame_reference_time", "decay_factor")  # fmt: skip
 _MAXIMUM_REFERENCES = 64
 
 
@@ -88,7 +95,7 @@ def _dose(item: Dataset | None) -> dict[str, Any]:
 def _classic(item: Dataset) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     for keyword, name in _CLASSIC_FIELDS.items():
-        read = _number if name in ("patient_weight", "patient_size") else _text
+        read = _number if name in _CLASSIC_NUMBERS else _text
         facts[name] = read(item, keyword)
     corrected = _text(item, "CorrectedImage")
     if corrected:
