@@ -210,15 +210,15 @@ def wait_for_server(connection: redis.Redis) -> None:
 def make_worker(settings: Settings, queue: str) -> FilingWorker | PairingWorker:
     """Wait for the server, clear out what is not ours, and return the worker of a queue."""
     connection = connect(settings)
-    wait_for_server(connection)
-    # RQ lengthens the time limits that new connections get; the one just used has the short ones
-    connection.connection_pool.disconnect()
-    flush_foreign(connection)
-    connection.connection_pool.disconnect()
+    try:
+        wait_for_server(connection)
+        flush_foreign(connection)
+    finally:
+        connection.close()
     kind = FilingWorker if queue == FILING else PairingWorker
-    worker = kind(queue, connection)
-    connection.connection_pool.disconnect()
-    return worker
+    # RQ lengthens the time limits of connections to come; one that was used keeps the short ones,
+    # and then ends the wait for a job
+    return kind(queue, connect(settings))
 
 
 def run_worker(settings: Settings, queue_name: str) -> None:

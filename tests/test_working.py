@@ -16,7 +16,7 @@ from running import alive, children_of, descendants_of, petct, running, wait_unt
 
 from config.settings import load_settings
 from daemon.valkey import answers
-from daemon.working import requeue_orphans
+from daemon.working import make_worker, requeue_orphans
 from workers.queues import FILING, JOB_VERSION, PAIRING, connect, idle, socket_path
 
 JOBS = """
@@ -237,6 +237,17 @@ def test_a_killed_job_process_is_tried_again_by_the_same_worker(connection, star
         wait_until(lambda: idle(connection, PAIRING))
         assert "job-process-died" in worker.stderr
         assert worker.end() == 0
+
+
+@pytest.mark.parametrize("queue", [FILING, PAIRING])
+def test_every_connection_of_a_worker_outlasts_the_wait_for_a_job(settings, server, queue):
+    worker = make_worker(settings, queue)
+    with worker.connection:
+        worker.connection.ping()
+        pool = worker.connection.connection_pool
+        connection = pool.get_connection()
+        assert connection.socket_timeout > worker.dequeue_timeout
+        pool.release(connection)
 
 
 @pytest.mark.parametrize("queue", [FILING, PAIRING])
