@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 import warnings
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -19,6 +20,7 @@ from pydicom import config, dcmread
 from pydicom.datadict import dictionary_has_tag, dictionary_VR
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileDataset
+from pydicom.errors import InvalidDicomError
 from pydicom.filebase import DicomBytesIO
 from pydicom.filereader import read_sequence
 from pydicom.sequence import Sequence
@@ -49,31 +51,16 @@ _LOSSLESS = frozenset(
 )
 _MOST_TAGS = 50
 _NUMBER_CODES = {"US": "H", "SS": "h", "UL": "L", "SL": "l", "FL": "f", "FD": "d"}
-_TEXT_VRS = frozenset(
-    [
-        "AE",
-        "AS",
-        "CS",
-        "DA",
-        "DS",
-        "DT",
-        "IS",
-        "LO",
-        "LT",
-        "PN",
-        "SH",
-        "ST",
-        "TM",
-        "UC",
-        "UI",
-        "UR",
-        "UT",
-    ]
-)
+# PS3.5 6.2: spaces mean nothing on both sides of a value, at its end, at the end of the only value
+_PADDED_VRS = frozenset({"AE", "CS", "DS", "IS", "LO", "SH"})
+_TRAILED_VRS = frozenset({"AS", "DA", "DT", "PN", "TM", "UC", "UI"})
+_SINGLE_VRS = frozenset({"LT", "ST", "UR", "UT"})
+_TEXT_VRS = _PADDED_VRS | _TRAILED_VRS | _SINGLE_VRS
 _READ_ERRORS = (
-    ValueError, TypeError, KeyError, AttributeError, EOFError, struct.error, NotImplementedError,
-    IndexError, RecursionError, RuntimeError,
+    ValueError, TypeError, LookupError, AttributeError, ArithmeticError, EOFError, struct.error,
+    RuntimeError, MemoryError, zlib.error, InvalidDicomError, DataError,
 )  # fmt: skip
+"""What damaged files and the decoders of pixels raise; errors of the system are none of these."""
 
 
 class Likeness(StrEnum):
@@ -197,11 +184,22 @@ def _equal_values(first: Dataset, second: Dataset, tag: BaseTag) -> bool:
         vr = dictionary_VR(tag) if dictionary_has_tag(tag) else "UN"
     left, right = _bytes(first, tag), _bytes(second, tag)
     if vr in _TEXT_VRS:
-        return left.rstrip(b" \0") == right.rstrip(b" \0")
+        return _unpadded(left, vr) == _unpadded(right, vr)
     if abs(len(left) - len(right)) == 1:  # an odd length and its padding byte (PS3.5 7.1.1)
         longer, shorter = (left, right) if len(left) > len(right) else (right, left)
         return longer[:-1] == shorter and longer[-1] in b" \0"
     return left == right
+
+
+def _unpadded(value: bytes, vr: str) -> list[bytes]:
+    """Return the values of an element without the padding that writers add and drop."""
+    whole = value.rstrip(b" \0")
+    if vr in _SINGLE_VRS:
+        return [whole]
+    parts = whole.split(b"\\")
+    if vr in _PADDED_VRS:
+        return [part.strip(b" \0") for part in parts]
+    return [part.rstrip(b" \0") for part in parts]
 
 
 def _bytes(dataset: Dataset, tag: BaseTag) -> bytes:
