@@ -94,11 +94,7 @@ def write_new(path: Path | str, chunks: Iterable[bytes | memoryview], mode: int 
         try_lock(descriptor)
         size = 0
         for chunk in chunks:
-            view = memoryview(chunk)
-            while view:
-                written = os.write(descriptor, view)
-                size += written
-                view = view[written:]
+            size += _write_whole(descriptor, chunk)
         os.fsync(descriptor)
     except BaseException:
         os.close(descriptor)
@@ -117,17 +113,24 @@ def replace_file(path: Path, data: bytes, mode: int = 0o600) -> None:
 
 
 def copy_new(source: Path | str, target: Path | str, mode: int = 0o600) -> None:
-    """Copy into a file that must not exist, fsynced; as a reflink where the file system can."""
+    """Copy into a file that must not exist, fsynced; as a reflink where the file system can.
+
+    Raises OSError, and leaves no target, where the disk fills: write(2) may take a part without
+    an error then.
+    """
     with open(source, "rb", buffering=0, opener=_no_follow) as reading:
         descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         try:
-            with open(descriptor, "wb", buffering=0) as writing:
-                try_lock(writing.fileno())
+            try:
+                try_lock(descriptor)
                 try:
-                    fcntl.ioctl(writing.fileno(), _FICLONE, reading.fileno())
+                    fcntl.ioctl(descriptor, _FICLONE, reading.fileno())
                 except OSError:  # no reflinks here, or another file system
-                    shutil.copyfileobj(reading, writing, _COPY_BYTES)
-                os.fsync(writing.fileno())
+                    while chunk := reading.read(_COPY_BYTES):
+                        _write_whole(descriptor, chunk)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
         except BaseException:
             os.unlink(target)
             raise
@@ -180,6 +183,14 @@ def remove_stale(path: Path | str, older_than: float) -> bool:
     finally:
         os.close(descriptor)
     return True
+
+
+def _write_whole(descriptor: int, data: bytes | memoryview) -> int:
+    """Write everything, or raise: write(2) may take less than it is given."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+    return len(data)
 
 
 def _no_follow(path: str, flags: int) -> int:
