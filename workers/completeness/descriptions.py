@@ -6,15 +6,15 @@ import re
 
 from workers.completeness.role_names import Role
 
-_NOT_CORRECTED = re.compile(r"\bNAC\b|NAC\b|NO[ _-]?AC\b|NO ?ATTN|UNCORR|NON[ _-]?(AC|CORR)|WBNAC")
-_CORRECTED = re.compile(r"\bAC\b|CTAC|\bCORR|ATTN|\[AC\]|ATTENUATION|3DAC|WBAC")
+_NOT_CORRECTED = re.compile(r"NAC\b|\bNO[ -]?(AC\b|ATT)|W/O ATT|UNCORR|\bNON[ -]?(AC|CORR)")
+_CORRECTED = re.compile(r"\bAC\b|CTAC|\bCORR(ECTED)?\b|ATTEN|ATTN|3DAC|WBAC")
 _PICTURE = re.compile(r"FUSION|FUSED|STATISTIC|RESULT|SCREEN|CAPTURE|REPORT")
-_MIP = re.compile(r"\bMIP\b|PROJECTION")
+_MIP = re.compile(r"\bMIPS?\b|\bPROJ(ECTIONS?)?\b")
 _PLANE = re.compile(r"\bCOR\b|CORONAL|\bSAG\b|SAGITTAL|\bMPR\b|REFORMAT")
 _SCOUT = re.compile(r"SCOUT|TOPOGRAM|LOCALI[SZ]ER|SURVIEW|SCANOGRAM")
 _MONITOR = re.compile(r"MONITORING|SMART ?PREP|BOLUS|CINE\b|\b4D")
 _DYNAMIC = re.compile(r"DYNAMIC|\bDYN\b")
-_GATED = re.compile(r"\bGATED\b|GATING")
+_GATED = re.compile(r"GATED?\b|GATING")
 
 
 def described_role(description: str, modality: str) -> Role | None:
