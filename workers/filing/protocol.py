@@ -22,7 +22,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import sqlalchemy as sa
 
@@ -40,14 +40,14 @@ from workers.filing.rows import (
     ArrivalRow,
     KnownInstance,
     header_columns,
-    insert_arrival,
+    insert_arrivals,
     insert_event,
     instance_values,
     known_arrivals,
     known_instances,
 )
 from workers.identity import check_identity
-from workers.index.engine import MetadataIndex, insert_new
+from workers.index.engine import MetadataIndex, insert_new_rows
 from workers.index.tables import instance, series
 from workers.spool.batches import BatchSource, EntryName, read_source, remove_if_empty
 
@@ -454,22 +454,23 @@ class Filer:
             return
         at = clock.utc_now()
         filed: dict[tuple[int, int, str], int] = {}
+        linked = [work for work in works if work.row is None and work.target is not None]
+        rows = [self._instance_row(work, at) for work in linked]
         with self._index.write() as connection:
+            new = insert_new_rows(connection, instance, rows, instance.c.instance_uid)
+            for work in linked:
+                if work.uid not in new:
+                    again.append(work)  # another worker was faster
+                elif work.place is not None:
+                    work.row = self._row(work, "filed")
+                    key = (work.place.study_id, work.place.series_id, work.source.key)
+                    filed[key] = filed.get(key, 0) + 1
+            insert_arrivals(connection, [work.row for work in works if work.row is not None])
             for work in works:
-                if work in again:
-                    continue
-                if work.row is None and work.target is not None:
-                    if not self._insert_instance(connection, work, at):
-                        again.append(work)
-                        continue
-                    if work.place is not None:
-                        key = (work.place.study_id, work.place.series_id, work.source.key)
-                        filed[key] = filed.get(key, 0) + 1
-                elif work.replaces is not None:
+                if work.replaces is not None:
                     self._update_instance(connection, work)
                     report.touched_series.add(work.replaces.series_id)
                 if work.row is not None:
-                    insert_arrival(connection, work.row)
                     report.count(work.row.outcome)
                     if work.row.outcome not in ("filed", "duplicate", "skipped"):
                         insert_event(
@@ -499,8 +500,8 @@ class Filer:
                 report.touched_series.add(series_id)
                 report.touched_studies.add(study_id)
 
-    def _insert_instance(self, connection: sa.Connection, work: _Work, at: str) -> bool:
-        """Insert the row of a linked instance; False when another worker was faster."""
+    def _instance_row(self, work: _Work, at: str) -> dict[str, Any]:
+        """Return the row of a linked instance."""
         found = work.instance
         if work.place is None or work.target is None:
             raise LookupError("this entry was not linked yet")
@@ -510,11 +511,7 @@ class Filer:
             if not isinstance(result, Instance):
                 raise BadIdentity("the file in the tree is no instance")
             found = result
-        values = instance_values(found, work.place, work.target.name, at)
-        if not insert_new(connection, instance, **values):
-            return False
-        work.row = self._row(work, "filed")
-        return True
+        return instance_values(found, work.place, work.target.name, at)
 
     def _update_instance(self, connection: sa.Connection, work: _Work) -> None:
         connection.execute(

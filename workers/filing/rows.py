@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection
 from workers.filing.examining import Digests, Instance
 from workers.filing.placing import Place
 from workers.header.facts import InstanceFacts
-from workers.index.engine import insert_new
+from workers.index.engine import insert_new_rows
 from workers.index.tables import arrival, event, folder, instance, series, study
 
 DEFAULT_SUBSERIES = "1"
@@ -122,10 +122,9 @@ def header_columns(facts: InstanceFacts) -> dict[str, Any]:
     }
 
 
-def insert_arrival(connection: Connection, row: ArrivalRow) -> bool:
-    """Insert what became of an entry, once; tell whether it was new."""
-    values = {name: getattr(row, name) for name in ArrivalRow.__dataclass_fields__}
-    return insert_new(connection, arrival, **values)
+def insert_arrivals(connection: Connection, rows: Sequence[ArrivalRow]) -> None:
+    """Insert what became of entries, each once."""
+    insert_new_rows(connection, arrival, [asdict(row) for row in rows], arrival.c.entry)
 
 
 def insert_event(

@@ -266,8 +266,9 @@ def _private_facts(elements: dict[int, RawElement], encoding: Encoding) -> Itera
     A first block that nobody reserved (the IBSI reference objects, some de-identified series) comes
     with an empty creator: who uses it must know the manufacturer, and say so.
     """
+    present = {tag >> 16 for tag in elements}
     for group, (known, offsets) in _PRIVATE.items():
-        for block in range(0x10, 0x100):
+        for block in range(0x10, 0x100) if group in present else ():
             reserved = elements.get(group << 16 | block)
             creator = _ascii(reserved.value) if reserved is not None else ""
             if creator != known and not (reserved is None and block == 0x10):

@@ -216,12 +216,18 @@ class InstanceFacts:
 
 
 def _frozen(cls: type[Any], raw: dict[str, Any]) -> Any:
-    known = {item.name for item in dataclasses.fields(cls)}
-    return cls(**{name: _tuples(value) for name, value in raw.items() if name in known})
+    known = cls.__dataclass_fields__
+    return cls(
+        **{
+            name: tuple(map(_tuples, value)) if isinstance(value, list) else value
+            for name, value in raw.items()
+            if name in known
+        }
+    )
 
 
 def _tuples(value: Any) -> Any:
-    return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _without_defaults(facts: Any) -> dict[str, Any]:

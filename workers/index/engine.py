@@ -119,6 +119,20 @@ def insert_new(connection: Connection, table: sa.Table, **values: Any) -> bool:
     return bool(connection.execute(statement).rowcount)
 
 
+def insert_new_rows(
+    connection: Connection, table: sa.Table, rows: list[dict[str, Any]], key: sa.Column[Any]
+) -> set[Any]:
+    """Insert rows of equal columns unless a unique constraint forbids one; return the keys of the new."""
+    if not rows:
+        return set()
+    if connection.dialect.name == "postgresql":
+        from sqlalchemy.dialects.postgresql import insert
+    else:
+        from sqlalchemy.dialects.sqlite import insert  # type: ignore[assignment]
+    statement = insert(table).on_conflict_do_nothing().returning(key)
+    return set(connection.execute(statement, rows).scalars())
+
+
 def _engine(settings: Settings) -> Engine:
     url = make_url(settings.index_url)
     if url.get_backend_name() == "sqlite":
