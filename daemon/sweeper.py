@@ -241,4 +241,5 @@ def _temporary(layout: Layout) -> list[Path]:
     for folder in (layout.incoming, layout.archive_private / "tmp"):
         if folder.is_dir():
             found.extend(folder.iterdir())
+    found.extend(layout.quarantine.glob(".*.tmp"))
     return found

@@ -2,13 +2,13 @@
 
 <quarantine>/<entry>.dcm    the bytes as they came
 <quarantine>/<entry>.json   why, from where, and what to do; written first, durable
+<quarantine>/.<entry>.tmp   being written, by the one process that holds the entry
 """
 
 from __future__ import annotations
 
 import json
 import os
-import secrets
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,14 +55,18 @@ def set_aside(quarantine: Path, file: Path, reason: Reason) -> Path:
     The file itself stays where it is: the caller unlinks it once the index knows.
     """
     words = json.dumps({"schema": SCHEMA, **asdict(reason)}, indent=1, ensure_ascii=True)
-    durable.replace_file(reason_of(quarantine, reason.entry), words.encode("ascii"))
+    temporary = quarantine / f".{reason.entry}.tmp"
+    temporary.unlink(missing_ok=True)  # of a run that was killed
+    durable.write_new(temporary, (words.encode("ascii"),))
+    os.replace(temporary, reason_of(quarantine, reason.entry))
     target = file_of(quarantine, reason.entry)
     try:
         os.link(file, target, follow_symlinks=False)
     except FileExistsError:
-        return target  # a run that was killed came so far
-    except OSError:  # another file system, or one without hard links
-        temporary = quarantine / f".{reason.entry}.{secrets.token_hex(4)}.tmp"
+        pass  # a run that was killed came so far
+    except OSError as error:
+        if error.errno not in durable.NO_LINK_ERRORS:
+            raise
         durable.copy_new(file, temporary)
         os.replace(temporary, target)
     durable.fsync_folder(quarantine)
