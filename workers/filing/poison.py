@@ -31,9 +31,19 @@ class Hand:
     def __enter__(self) -> Self:
         self._folder.mkdir(parents=True, exist_ok=True)
         self._deaths.mkdir(exist_ok=True)
-        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC)
-        durable.try_lock(self._descriptor)
+        while not self._take_up():
+            pass  # whoever looked at it before it was locked took it for a dead worker's
         return self
+
+    def _take_up(self) -> bool:
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        descriptor = os.open(self._path, flags, 0o600)
+        if durable.try_lock(descriptor) and os.fstat(descriptor).st_nlink:
+            self._descriptor = descriptor
+            return True
+        os.close(descriptor)
+        self._path.unlink(missing_ok=True)
+        return False
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
