@@ -193,6 +193,11 @@ def _plane(
         raise PairingRefused(_placeless("PixelSpacing"))
     if min(spacing) <= 0:
         raise PairingRefused(f"PixelSpacing {spacing[0]:g}\\{spacing[1]:g} is not a size")
+    row, column = np.array(orientation[:3]), np.array(orientation[3:])
+    lengths = np.linalg.norm(row), np.linalg.norm(column)
+    if max(abs(lengths[0] - 1), abs(lengths[1] - 1), abs(row @ column)) > COSINE_TOLERANCE:
+        words = "\\".join(f"{value:g}" for value in orientation)
+        raise PairingRefused(f"ImageOrientationPatient {words} is not a pair of unit vectors")
     if not facts.rows or not facts.columns:
         raise PairingRefused("a slice without Rows and Columns: it is no image")
     return SliceFacts(
@@ -215,11 +220,7 @@ def _axes(plane: SliceFacts) -> tuple[Vector3, Vector3, Vector3]:
     """Return the unit vectors of row, column and normal, made exactly orthogonal."""
     row = np.array(plane.orientation[:3])
     column = np.array(plane.orientation[3:])
-    lengths = np.linalg.norm(row), np.linalg.norm(column)
-    if max(abs(lengths[0] - 1), abs(lengths[1] - 1), abs(row @ column)) > COSINE_TOLERANCE:
-        words = "\\".join(f"{value:g}" for value in plane.orientation)
-        raise PairingRefused(f"ImageOrientationPatient {words} is not a pair of unit vectors")
-    row = row / lengths[0]
+    row = row / np.linalg.norm(row)
     column = column - (column @ row) * row
     column = column / np.linalg.norm(column)
     normal = normal_of(_six(row, column))
@@ -235,8 +236,9 @@ def _refuse_mixture(planes: Sequence[SliceFacts]) -> None:
         > SAME_ORIENTATION
     ]
     if away:
+        fewer = min(len(away), len(planes) - len(away))
         raise PairingRefused(
-            f"mixed orientations: {len(away)} of {_count(len(planes))} are turned against the rest"
+            f"mixed orientations: {fewer} of {_count(len(planes))} are turned against the rest"
         )
     _refuse_differing(planes, "matrix sizes", lambda plane: f"{plane.columns}x{plane.rows}")
     # a relative 1e-3 is half a pixel over 500: beyond it the slices do not lie on one another
