@@ -243,7 +243,10 @@ def work(worker: FilingWorker | PairingWorker) -> None:
     name = worker.queues[0].name
     log.info("worker-started", queue=name)
     with Heartbeat(Notifier.from_environment(), worker.check, lambda: f"works on {name}"):
-        worker.work(logging_level="CRITICAL" if quiet else "DEBUG")
+        try:
+            worker.work(logging_level="CRITICAL" if quiet else "DEBUG")
+        except (redis.ConnectionError, redis.TimeoutError) as error:
+            raise QueueServerAway("the queue server went away") from error
     if not worker.was_told_to_stop:
         raise QueueServerAway("the queue server went away")
     log.info("worker-stopped", queue=name)

@@ -242,6 +242,11 @@ def test_sigterm_ends_all_in_order_with_exit_zero(whole):
     assert not [pid for pid in family if alive(pid)]
     assert "role-killed" not in whole.stderr
     assert "role-ended" not in whole.stderr
+    stopped = re.findall(r"role-stopped role=(\w+)|worker-stopped queue=(\w+)", whole.stderr)
+    order = ["".join(words) for words in stopped]
+    assert set(order[:2]) == {"receive", "watch"}
+    assert set(order[2:4]) == {"filing", "pairing"}
+    assert order[4:] == ["sweep"]
 
 
 def test_when_run_is_killed_no_process_of_it_survives(whole, root, tmp_path):

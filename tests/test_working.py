@@ -117,6 +117,15 @@ def test_a_filing_job_runs_in_the_worker_and_a_pairing_job_in_a_fork(connection,
         assert filing.end() == pairing.end() == 0
 
 
+@pytest.mark.parametrize("queue", [FILING, PAIRING])
+def test_an_idle_worker_waits_longer_for_a_job_than_a_command_may_take(settings, server, queue):
+    worker = make_worker(settings, queue)
+    used = worker.connection.connection_pool.get_connection()
+    assert used.socket_timeout > worker.dequeue_timeout
+    worker.connection.connection_pool.release(used)
+    worker.connection.close()
+
+
 def test_sigterm_lets_the_job_in_hand_finish(connection, start, tmp_path):
     for queue in (FILING, PAIRING):
         path = tmp_path / queue
