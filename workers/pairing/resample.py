@@ -27,6 +27,7 @@ from workers.pairing.grid import Canonical, Floats, Grid
 PARALLEL_VOXELS = 1e-3
 """Grids are parallel when a turn moves no sample by more than this part of a voxel."""
 NO_SHRINK = 1e-3
+_SAME_PLACE = 1e-9
 _MAXIMUM_ERROR = 0.01
 _MAXIMUM_KERNEL = 1024
 _BLOCK_ROWS = 32
@@ -163,7 +164,7 @@ def reach(source: Grid, target: Grid) -> tuple[Inside, Inside, Inside]:
         places = np.tile(middle, (target.size[axis], 1))
         places[:, axis] = np.arange(target.size[axis])
         along = (places @ matrix.T + shift)[:, axis]
-        found.append((along >= -0.5 - 1e-6) & (along <= source.size[axis] - 0.5 + 1e-6))
+        found.append(_inside(along, source.size[axis]))
     return found[0], found[1], found[2]
 
 
@@ -207,8 +208,8 @@ def axis_weights(wanted: Floats, samples: Floats, count: int, sigma: float) -> A
     Parameters are places in voxels of the source grid: `wanted` of the targets, `samples` of what
     is there (0, 1, 2… where even), `count` the length of the grid, `sigma` of the smoothing.
     """
-    wanted = np.where(np.abs(wanted - np.rint(wanted)) < 1e-9, np.rint(wanted), wanted)
-    inside = (wanted >= -0.5 - 1e-9) & (wanted <= count - 0.5 + 1e-9)
+    wanted = np.where(np.abs(wanted - np.rint(wanted)) < _SAME_PLACE, np.rint(wanted), wanted)
+    inside = _inside(wanted, count)
     upper = np.clip(np.searchsorted(samples, wanted, side="right"), 1, len(samples) - 1)
     lower = upper - 1
     part = np.clip((wanted - samples[lower]) / (samples[upper] - samples[lower]), 0, 1)
@@ -279,6 +280,11 @@ def gaussian_kernel(sigma: float) -> Floats:
     kernel: Floats = sitk.GetArrayFromImage(response)[0]
     used = np.flatnonzero(kernel)
     return kernel[used[0] : used[-1] + 1]
+
+
+def _inside(places: Floats, count: int) -> Inside:
+    """Tell which places lie in the buffer: half a voxel around the outermost centres, as in ITK."""
+    return (places >= -0.5 - _SAME_PLACE) & (places < count - 0.5 - _SAME_PLACE)
 
 
 def _smoothing(count: int, sigma: float) -> Floats:
