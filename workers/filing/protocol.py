@@ -308,7 +308,7 @@ class Filer:
             raise LookupError("this entry has no place yet")
         folder = self._layout.archive / work.place.folder
         target = folder / f"{work.uid}.dcm"
-        if not os.path.normpath(target).startswith(f"{self._layout.archive}/"):
+        if not os.path.normpath(target).startswith(f"{os.path.normpath(self._layout.archive)}/"):
             reason = f"its folder would lie outside the archive: {work.place.home!r}"
             self._quarantine(work, "quarantined", BadIdentity.code, reason)
             return
