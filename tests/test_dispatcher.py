@@ -108,6 +108,7 @@ def test_names_beyond_the_bound_are_left_to_the_sweeper(dispatch, valkey, monkey
     valkey.kill()
     for number in range(1000):
         one.offer(name(number))
+    assert len(one._names) <= 20
     valkey.start()
     one.offer(name(2000))
     wait_until(lambda: queued(valkey), 10)
