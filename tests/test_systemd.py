@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import socket
@@ -72,6 +73,29 @@ def analyze(folder: Path, *arguments: str) -> str:
 
 def test_systemd_accepts_every_unit_without_a_word(units):
     names = sorted(path.name for path in units.iterdir() if "@." not in path.name)
+    assert analyze(units, "verify", "--man=no", "--recursive-errors=no", *names) == ""
+
+
+def drop_ins() -> list[tuple[list[str], str]]:
+    """The drop-ins of the install page: the units that its first line names, and the text."""
+    page = (PROJECT / "docs" / "install.md").read_text()
+    blocks = re.findall(r"^```ini\n# ([^\n]*)\n(.*?)^```", page, re.M | re.S)
+    return [(first.split(), text) for first, text in blocks]
+
+
+def test_the_install_page_names_every_unit_and_its_drop_ins_are_valid(units):
+    page = (PROJECT / "docs" / "install.md").read_text()
+    for path in UNITS.iterdir():
+        if path.is_file() and "@" not in path.name:
+            assert f"`{path.name}`" in page
+    assert len(drop_ins()) == 3
+    for number, (names, text) in enumerate(drop_ins()):
+        for name in names:
+            folder = units / f"{name}.d"
+            folder.mkdir(exist_ok=True)
+            (folder / f"{number}.conf").write_text(text)
+    names = sorted(path.name for path in units.glob("*.*") if "@." not in path.name)
+    names = [name for name in names if not name.endswith(".d")]
     assert analyze(units, "verify", "--man=no", "--recursive-errors=no", *names) == ""
 
 
