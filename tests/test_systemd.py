@@ -222,3 +222,20 @@ def test_a_role_that_cannot_see_its_spool_no_longer_feeds_the_watchdog(settings,
             (tmp_path / "unmounted").rename(settings.layout.spool)
             ears.settimeout(30)
             assert ears.recv(4096) == b"WATCHDOG=1"
+
+
+def test_a_receiver_started_by_its_socket_answers_the_call_that_woke_it(settings, tmp_path):
+    activate, echo = shutil.which("systemd-socket-activate"), Path("/usr/bin/echoscu")
+    if not activate or not echo.exists():
+        missing("systemd-socket-activate or DCMTK's echoscu is not installed")
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    prepare_index(settings).close()
+    command = [activate, f"--listen=127.0.0.1:{port}", *petct("receive", "--root", settings.root)]
+    with running(command, tmp_path / "role") as role:
+        role.await_output("Listening on")
+        call = [str(echo), "-aec", settings.receiver.ae_title, "127.0.0.1", str(port)]
+        assert subprocess.run(call, timeout=60, check=False).returncode == 0
+        assert int((settings.layout.run / "receiver.port").read_text()) == port
+        assert role.end() == 0  # systemd-socket-activate has become the receiver
+        assert "socket=inherited" in role.stderr
