@@ -10,6 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 CHECKED := config workers daemon tests $(wildcard benchmarks)
 
 .PHONY: demo test check constraints clean help
+.PHONY: check-format check-lint check-types check-layers check-spelling
 
 help:
 	@echo "make demo         set up, then send a phantom study through everything"
@@ -24,11 +25,22 @@ demo: $(VENV)/.run
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest $(ARGS)
 
-check: $(VENV)/.dev
+# make -k check goes on after the first that fails
+check: check-format check-lint check-types check-layers check-spelling
+
+check-format: $(VENV)/.dev
 	$(BIN)/ruff format --check $(CHECKED)
+
+check-lint: $(VENV)/.dev
 	$(BIN)/ruff check $(CHECKED)
+
+check-types: $(VENV)/.dev
 	$(BIN)/mypy
+
+check-layers: $(VENV)/.dev
 	$(BIN)/lint-imports
+
+check-spelling: $(VENV)/.dev
 	$(BIN)/codespell
 
 constraints: $(VENV)/.dev
