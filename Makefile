@@ -3,9 +3,7 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
-PYTHON ?= $(firstword $(foreach p,python3 python3.11 python3.12 python3.13 python3.14,\
-	$(shell $(p) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' \
-	>/dev/null 2>&1 && echo $(p))))
+PYTHON ?=
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 CHECKED := config workers daemon tests $(wildcard benchmarks)
 
@@ -48,10 +46,14 @@ constraints: $(VENV)/.dev
 	$(PIP) freeze --exclude-editable | grep -E '^[A-Za-z0-9._-]+==' | LC_ALL=C sort -f; } > constraints.new
 	@mv constraints.new constraints.txt
 
+# the first Python that is new enough and can make environments, unless PYTHON names one
 $(VENV)/.made:
-	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer with venv is needed:" \
-	"install python3 and python3-venv, or say make PYTHON=/path/to/python3"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	@for python in $(or $(PYTHON),python3 python3.13 python3.12 python3.11 python3.14); do \
+	  if $$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; \
+	  then echo "$$python -m venv $(VENV)"; exec $$python -m venv $(VENV); fi; \
+	done; \
+	echo "Python 3.11 or newer with venv is needed: install python3 and python3-venv," \
+	"or say make PYTHON=/path/to/python3"; exit 1
 	@touch $@
 
 $(VENV)/.run: $(VENV)/.made pyproject.toml constraints.txt
