@@ -92,8 +92,8 @@ def configure_logging(settings: LoggingSettings, stream: TextIO | None = None) -
     root.setLevel(logging.WARNING)  # libraries speak up only when something is wrong
     for package in ("config", "workers", "daemon"):
         logging.getLogger(package).setLevel(settings.level)
-    # their texts quote header values and peers at every level
-    for noisy in ("pydicom", "pynetdicom", "rq"):
+    # their texts quote header values, peers and paths at every level
+    for noisy in ("pydicom", "pynetdicom", "rq", "watchdog"):
         logging.getLogger(noisy).setLevel(
             logging.DEBUG if settings.level == "DEBUG" else logging.CRITICAL
         )

@@ -63,6 +63,17 @@ def settings(tmp_path: Path) -> Settings:
     return settings
 
 
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Iterator[Path]:
+    """A folder on another file system than the spool."""
+    memory = Path("/dev/shm")  # noqa: S108 - on Linux always a file system of its own
+    if not os.access(memory, os.W_OK) or memory.stat().st_dev == tmp_path.stat().st_dev:
+        missing(f"a second file system at {memory}")
+    folder = Path(tempfile.mkdtemp(dir=memory))
+    yield folder
+    shutil.rmtree(folder)
+
+
 @dataclass
 class QueueServer:
     """A queue server that one test owns."""

@@ -5,13 +5,11 @@ import mmap
 import os
 import shutil
 import signal
-import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import missing
 
 from config.settings import Settings
 from daemon.watcher import claiming
@@ -90,17 +88,6 @@ class Drop:
 @pytest.fixture
 def drop(settings: Settings) -> Drop:
     return Drop(settings, settings.layout.inbox)
-
-
-@pytest.fixture
-def elsewhere(tmp_path: Path) -> Iterator[Path]:
-    """A folder on another file system than the spool."""
-    memory = Path("/dev/shm")  # noqa: S108 - on Linux always a file system of its own
-    if not os.access(memory, os.W_OK) or memory.stat().st_dev == tmp_path.stat().st_dev:
-        missing(f"a second file system at {memory}")
-    folder = Path(tempfile.mkdtemp(dir=memory))
-    yield folder
-    shutil.rmtree(folder)
 
 
 def test_files_of_one_file_system_are_renamed_into_one_batch(drop):
@@ -218,11 +205,13 @@ def test_a_file_that_changes_while_it_is_copied_is_not_published(
 def test_a_source_that_is_replaced_at_the_last_moment_is_given_back(drop, monkeypatch):
     adopt = BatchWriter.adopt
 
-    def adopt_what_came_instead(self: BatchWriter, file: Path, path: str) -> EntryName:
+    def adopt_what_came_instead(
+        self: BatchWriter, file: Path, path: str, *, sync: bool
+    ) -> EntryName:
         if path == "a.dcm":
             (drop.root / "new").write_bytes(b"half of a new fi")
             os.replace(drop.root / "new", file)
-        return adopt(self, file, path)
+        return adopt(self, file, path, sync=sync)
 
     monkeypatch.setattr(BatchWriter, "adopt", adopt_what_came_instead)
     assert drop.take()["a.dcm"] is Outcome.CHANGED

@@ -137,7 +137,8 @@ def test_every_file_of_a_nested_drop_is_claimed(quick, start, tmp_path, tool, wh
     if when == "before it starts":
         watcher = start(quick)
     watcher.await_paths(paths)
-    assert count_unclaimed(quick) == 0
+    wait_until(lambda: count_unclaimed(quick) == 0)
+    wait_until(lambda: len(Offers.last.names) >= len(paths))
     assert sorted(entry.path for entry in Offers.last.names) == sorted(paths)
     assert not any(files for _, _, files in os.walk(inbox))
 
@@ -389,9 +390,8 @@ def test_what_an_overflow_lost_is_found_by_a_scan(settings, start, monkeypatch):
     watcher.await_paths(["first"])
     (inbox / "hold").mkdir()
     assert heard.wait(10)
-    for _ in range(events):  # two events each
-        os.close(os.open(inbox / "x.tmp", os.O_CREAT | os.O_WRONLY))
-        os.unlink(inbox / "x.tmp")
+    for number in range(events + 1000):  # in turns: the kernel joins equal events
+        os.close(os.open(inbox / f"{number % 2}.tmp", os.O_CREAT | os.O_WRONLY))
     paths = make_drop(inbox / "unheard", 4, 4)
     time.sleep(1)
     assert watcher.paths() == ["first"]
@@ -499,15 +499,15 @@ print(found)
     assert done.stdout.strip() == "['plain/y.dcm']", done.stderr
 
 
-def test_a_scan_takes_less_than_twenty_microseconds_a_file(tmp_path):
+def test_a_scan_takes_less_than_twenty_microseconds_a_file(elsewhere):
     for number in range(20):
-        folder = tmp_path / f"{number}"
+        folder = elsewhere / f"{number}"
         folder.mkdir()
         for item in range(1000):
             os.close(os.open(folder / f"{item}", os.O_CREAT | os.O_WRONLY))
     found: list[Found] = []
     began = time.process_time()
-    scan(survey(tmp_path, frozenset()), lambda one: found.append(one) or True)
+    scan(survey(elsewhere, frozenset()), lambda one: found.append(one) or True)
     assert len(found) == 20_000
     assert time.process_time() - began < 0.4
 
@@ -552,14 +552,14 @@ run_watcher(settings, threading.Event())
 @pytest.mark.parametrize("mode", ["move", "copy"])
 def test_a_watcher_killed_again_and_again_claims_every_file_once(settings, tmp_path, mode):
     source = tmp_path / "drop"
-    paths = make_drop(source, 40, 25)
+    paths = make_drop(source, 40, 10)
     arguments = [sys.executable, "-P", "-c", PROGRAM, settings.layout.root, source, mode]
     seen: Counter[str] = Counter()
     for killed in (True, True, True, False):
         process = subprocess.Popen(arguments, cwd=PROJECT, stderr=subprocess.DEVNULL)
         try:
             before = len(list(waiting_entries(settings.layout)))
-            wanted = min(before + 200, len(paths)) if killed else len(paths)
+            wanted = min(before + 80, len(paths)) if killed else len(paths)
             wait_until(lambda n=wanted: len(list(waiting_entries(settings.layout))) >= n, 30)
             if not killed:
                 time.sleep(0.5)

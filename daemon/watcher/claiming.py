@@ -18,7 +18,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -37,6 +37,10 @@ from workers.spool.batches import BatchSource, BatchWriter, EntryName
 
 SPOOL_ERRORS = frozenset((errno.ENOSPC, errno.EDQUOT))
 """Errors that every other file would meet too: the round ends, the files stay."""
+
+
+GROUP_ENTRIES = 50
+"""Renamed entries that share the fsync of their folders."""
 
 
 class Outcome(StrEnum):
@@ -149,7 +153,7 @@ class Claimer:
     def _move_all(self, files: Sequence[Found], keep_on: Callable[[], bool]) -> list[Result]:
         results = []
         aside: list[tuple[Found, str]] = []
-        with _LazyBatch(self._layout, self._source) as batch:
+        with _LazyBatch(self._layout, self._source, self._offer) as batch:
 
             def move(found: Found) -> Outcome:
                 claim = self._move(batch, found)
@@ -163,16 +167,25 @@ class Claimer:
                 result = _one(found, move)
                 if not (aside and aside[-1][0] is found):
                     results.append(result)
-            for folder in {os.path.dirname(self._full(claim)) for _, claim in aside}:
-                durable.fsync_folder(folder)  # else a power cut brings the old names back
-            for found, claim in aside:
-                if not keep_on():
-                    break  # what is left is found as claims, now or after a restart
+            batch.flush()
+            results += self._finish_all(batch, aside, keep_on)
+        return results
 
-                def finish(found: Found, claim: str = claim) -> Outcome:
-                    return self._finish(batch.writer, claim, entry_path(_entry_of(claim)))
+    def _finish_all(
+        self, batch: _LazyBatch, aside: Sequence[tuple[Found, str]], keep_on: Callable[[], bool]
+    ) -> list[Result]:
+        """Copy what was set aside; what a stop leaves is found again as claims."""
+        results = []
+        for folder in {os.path.dirname(self._full(claim)) for _, claim in aside}:
+            durable.fsync_folder(folder)  # else a power cut brings the old names back
+        for found, claim in aside:
+            if not keep_on():
+                break
 
-                results.append(_one(found, finish))
+            def finish(_: Found, claim: str = claim) -> Outcome:
+                return self._finish(batch.writer, claim, entry_path(_entry_of(claim)))
+
+            results.append(_one(found, finish))
         return results
 
     def _move(self, batch: _LazyBatch, found: Found) -> str | None:
@@ -195,7 +208,7 @@ class Claimer:
             # between look and rename somebody opened, linked or replaced it: give it back
             if not kept and _renamed_back(target, source):
                 raise _NotNow(Outcome.CHANGED)
-        self._offer(entry)
+        batch.adopted(entry)
         return None
 
     def _set_aside(self, batch: BatchWriter, found: Found, file: _Opened) -> str:
@@ -308,12 +321,20 @@ class Claimer:
 
 
 class _LazyBatch:
-    """A batch that is begun when the first file really goes into it."""
+    """A batch that is begun when the first file really goes into it.
 
-    def __init__(self, layout: Layout, source: BatchSource) -> None:
+    Renamed entries are offered in groups, each after its folders were fsynced: one fsync a file
+    less. Until then a power cut brings the old name back, with the file.
+    """
+
+    def __init__(
+        self, layout: Layout, source: BatchSource, offer: Callable[[EntryName], None]
+    ) -> None:
         self._layout = layout
         self._source = source
+        self._offer = offer
         self._writer: BatchWriter | None = None
+        self._adopted: list[EntryName] = []
 
     @property
     def writer(self) -> BatchWriter:
@@ -322,7 +343,22 @@ class _LazyBatch:
         return self._writer
 
     def adopt(self, file: Path, path: str) -> EntryName:
-        return self.writer.adopt(file, path)
+        """Rename a file in; `adopted` is to follow, once it is sure that it stays."""
+        return self.writer.adopt(file, path, sync=False)
+
+    def adopted(self, entry: EntryName) -> None:
+        self._adopted.append(entry)
+        if len(self._adopted) >= GROUP_ENTRIES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Make the entries durable and offer them."""
+        entries, self._adopted = self._adopted, []
+        for folder in {entry.where(self._layout).parent for entry in entries}:
+            with suppress(FileNotFoundError):  # filed and tidied up already
+                durable.fsync_folder(folder)
+        for entry in entries:
+            self._offer(entry)
 
     def __enter__(self) -> Self:
         return self
@@ -333,8 +369,11 @@ class _LazyBatch:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._writer is not None:
-            self._writer.close()
+        try:
+            self.flush()
+        finally:
+            if self._writer is not None:
+                self._writer.close()
 
 
 @contextmanager

@@ -145,8 +145,10 @@ class BatchWriter:
         durable.fsync_folder(self.folder)
         return EntryName(self.name, name)
 
-    def adopt(self, file: Path, path: str) -> EntryName:
+    def adopt(self, file: Path, path: str, *, sync: bool = True) -> EntryName:
         """Move a durable file of the same file system in under a relative path.
+
+        With `sync` off the caller fsyncs the entry's folder itself, once for many.
 
         Raises FileExistsError where the batch has that path, ValueError where the path leaves the
         batch.
@@ -154,7 +156,8 @@ class BatchWriter:
         target = self.folder / self._checked(path)
         durable.make_folders(target.parent)
         durable.rename_new(file, target)
-        durable.fsync_folder(target.parent)
+        if sync:
+            durable.fsync_folder(target.parent)
         return EntryName(self.name, path)
 
     def has(self, path: str) -> bool:
