@@ -23,9 +23,9 @@ CONCLUSION = """
 
 - A third or more of the PET series give no hint in words whether they are attenuation corrected:
   CorrectedImage (Enhanced: AttenuationCorrected) does.
-- Where words and attributes differ, the words are wrong: a description is typed into a protocol, the
-  correction is written by the reconstruction. Secondary captures and fused pictures carry the names
-  of the series that they were made from.
+- Where words and attributes differ, the attributes are right: a description is typed into a
+  protocol, the correction is written by the reconstruction. Secondary captures and fused pictures
+  carry the names of the series that they were made from.
 - A CT is called after its kernel or its body part. That it is a volume is seen from its geometry;
   words name scouts well, reformats and monitoring only sometimes.
 

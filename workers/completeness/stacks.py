@@ -5,6 +5,7 @@ Frames of multi-frame instances count as slices. Nothing here reads pixels or fi
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -111,19 +112,16 @@ class Stack:
 
 def slices_of(instances: Sequence[InstanceFacts]) -> tuple[Slice, ...]:
     """List the slices that have a place in space, in the order given."""
-    found = []
+    found: list[Slice] = []
     for index, facts in enumerate(instances):
         if facts.frames:
             for number, frame in enumerate(facts.frames):
                 position = frame.image_position_patient or facts.image_position_patient
                 orientation = frame.image_orientation_patient or facts.image_orientation_patient
-                if position is not None and orientation is not None:
-                    found.append(Slice(index, number, position, orientation))
-        elif (
-            facts.image_position_patient is not None and facts.image_orientation_patient is not None
-        ):
-            found.append(
-                Slice(index, None, facts.image_position_patient, facts.image_orientation_patient)
+                found += _placed(index, number, position, orientation)
+        else:
+            found += _placed(
+                index, None, facts.image_position_patient, facts.image_orientation_patient
             )
     return tuple(found)
 
@@ -171,6 +169,17 @@ def normal_of(orientation: Vector6) -> Vector3:
 def dot(a: Vector3, b: Vector3) -> float:
     """Return the scalar product."""
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
+
+
+def _placed(
+    index: int, frame: int | None, position: Vector3 | None, orientation: Vector6 | None
+) -> list[Slice]:
+    """Return the slice, unless its place is missing or no number."""
+    if position is None or orientation is None:
+        return []
+    if not all(map(math.isfinite, (*position, *orientation))):
+        return []
+    return [Slice(index, frame, position, orientation)]
 
 
 def _alike(a: Vector6, b: Vector6) -> bool:

@@ -20,6 +20,8 @@ from workers.pairing.times import iso
 
 PHILIPS_CHECK = 0.05
 """The ratio of both Philips factors may be so far off ours: real, agreed series are up to 3.4 %."""
+MOST_HALF_LIVES = 20.0
+"""A millionth of the dose is left: nothing of it can be seen."""
 _SAME = 1e-12
 
 
@@ -106,6 +108,8 @@ def judge_suv(
     route = _route(inputs)
     refusals = (*_uncorrected(facts), *_conflicts(facts, route), *route.refusals,
                 *(one.refusal for one in route.used if one.refusal))  # fmt: skip
+    if route.factors is not None and not all(0 < abs(one) < math.inf for one in route.factors):
+        refusals += ("the factor is no finite number",)
     adaptations = (*_doubts(facts, route), *route.adaptations,
                    *(one.adaptation for one in route.used if one.adaptation))  # fmt: skip
     if strict:
@@ -165,16 +169,18 @@ def _activity(inputs: _Inputs) -> _Route:
     decays = inputs.facts.decay_correction != "ADMIN"
     used = (inputs.weight, inputs.dose, *((inputs.half_life,) if decays else ()))
     factors = None
+    refusals = list(timing.refusals)
     weight, dose, half_life = inputs.weight.value, inputs.dose.value, inputs.half_life.value
-    if weight and dose and timing.seconds is not None and (half_life or not decays):
-        factors = tuple(
-            1000.0 * weight / (dose * (2.0 ** (-dt / half_life) if half_life and decays else 1.0))
-            for dt in timing.seconds
-        )
+    if timing.seconds is not None and (half_life or not decays):
+        halvings = [dt / half_life if half_life and decays else 0.0 for dt in timing.seconds]
+        if max(map(abs, halvings)) > MOST_HALF_LIVES:
+            refusals.append(f"more than {MOST_HALF_LIVES:g} half-lives after the administration")
+        elif weight and dose:
+            factors = tuple(1000.0 * weight / (dose * 2.0**-n) for n in halvings)
     route = _Route(
         f"Bq/ml, {timing.method}" if timing.method else "Bq/ml",
         factors,
-        timing.refusals,
+        tuple(refusals),
         timing.adaptations,
         decays=decays,
         used=used,

@@ -5,10 +5,17 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+WEIGHTS_KG = (0.001, 999.0)
+"""From a mouse's leg to more than any patient."""
+SIZES_M = (0.01, 3.0)
+"""Centimetres are not recognised: 175 is refused."""
+HIGHEST_BQ = 1e12
 GRAMS_FROM = 1000.0
 MCI_BELOW = 30.0
 MBQ_BELOW = 1e4
 HALF_LIFE_TOLERANCE = 0.02
+LONGEST_HALF_LIFE = 1e9
+"""Thirty years: no tracer has a longer one."""
 # physical half-lives in seconds (DDEP / NuDat); the key is symbol and mass number
 _HALF_LIVES = {
     "C11": 1221.8, "N13": 597.9, "O15": 122.2, "F18": 6586.2, "CU62": 580.4, "CU64": 45_721.0,
@@ -44,13 +51,13 @@ class Checked:
 def check_weight(weight: float | None, override: float | None) -> Checked:
     """Return the weight in kg; grams are recognised, a missing weight is never invented."""
     if override is not None:
-        if override <= 0:
-            return Checked(None, refusal=f"the recorded weight of {override:g} kg is not positive")
+        if not WEIGHTS_KG[0] <= override <= WEIGHTS_KG[1]:
+            return Checked(None, refusal=f"the recorded weight of {override:g} kg is none")
         told = f"weight {override:g} kg as recorded for this study"
         return Checked(override, adaptation=told, overridden=True)
     if weight is None:
         return Checked(None, refusal="PatientWeight is absent")
-    if weight <= 0:
+    if not WEIGHTS_KG[0] <= weight <= WEIGHTS_KG[1] * 1000:
         return Checked(None, refusal=f"PatientWeight is {weight:g}")
     if weight >= GRAMS_FROM:
         return Checked(weight / 1000.0, adaptation=f"PatientWeight {weight:g} read as grams")
@@ -62,13 +69,13 @@ def check_dose(
 ) -> Checked:
     """Return the dose in Bq: classic headers give Bq, Enhanced PET gives MBq (PS3.3 C.8.22.4)."""
     if override is not None:
-        if override <= 0:
-            return Checked(None, refusal=f"the recorded dose of {override:g} Bq is not positive")
+        if not 0 < override <= HIGHEST_BQ:
+            return Checked(None, refusal=f"the recorded dose of {override:g} Bq is none")
         told = f"dose {override:g} Bq as recorded for this study"
         return Checked(override, adaptation=told, overridden=True)
     if dose is None:
         return Checked(None, refusal="RadionuclideTotalDose is absent")
-    if dose <= 0:
+    if not 0 < dose <= HIGHEST_BQ:
         return Checked(None, refusal=f"RadionuclideTotalDose is {dose:g}")
     if dose_is_bq:
         return Checked(dose)
@@ -89,7 +96,7 @@ def check_half_life(half_life: float | None, nuclide: str) -> Checked:
     """Return the half-life in s as the header gives it, with a warning off the nuclide's own."""
     if half_life is None:
         return Checked(None, refusal="RadionuclideHalfLife is absent")
-    if half_life <= 0:
+    if not 0 < half_life <= LONGEST_HALF_LIFE:
         return Checked(None, refusal=f"RadionuclideHalfLife is {half_life:g}")
     name = nuclide_of(nuclide)
     known = _HALF_LIVES.get(name or "")
@@ -120,7 +127,7 @@ def body_grams(kind: str, weight_kg: float, size_m: float | None, sex: str) -> C
 
     SUVType O of PatientSex takes the mean of the male and the female value (IBSI SUV).
     """
-    if size_m is None or size_m <= 0:
+    if size_m is None or not SIZES_M[0] <= size_m <= SIZES_M[1]:
         what = "is absent" if size_m is None else f"is {size_m:g}"
         return Checked(None, refusal=f"SUVType {kind} needs PatientSize, which {what}")
     cm = size_m * 100.0

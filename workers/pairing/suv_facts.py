@@ -7,6 +7,7 @@ to one form.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -38,6 +39,9 @@ _UCUM = {
     "propcounts": ("PROPCNTS", ""),
     "propcounts/s": ("PROPCPS", ""),
 }
+
+LONGEST_SECONDS = 1e7
+"""No frame, and no time since the reference, is longer."""
 
 T = TypeVar("T")
 
@@ -205,8 +209,8 @@ def _slices(facts: InstanceFacts, form: PetForm, zone: timedelta | None) -> tupl
             SuvSlice(
                 acquired=_acquired(facts, zone),
                 duration_s=_positive_seconds(facts.actual_frame_duration),
-                decay_factor=facts.decay_factor,
-                frame_reference_s=None if milliseconds is None else milliseconds / 1000.0,
+                decay_factor=_finite(facts.decay_factor),
+                frame_reference_s=_seconds(milliseconds),
                 suv_scale=suv_scale,
                 activity_scale=activity_scale,
             ),
@@ -240,8 +244,8 @@ def _frame_slice(
     return SuvSlice(
         acquired=acquired,
         duration_s=_positive_seconds(duration),
-        decay_factor=decay_factor,
-        frame_reference_s=None if milliseconds is None else milliseconds / 1000.0,
+        decay_factor=_finite(decay_factor),
+        frame_reference_s=_seconds(milliseconds),
         frame_reference=local_moment(parse_date_time(frame.frame_reference_date_time), zone),
         suv_scale=suv_scale,
         activity_scale=activity_scale,
@@ -256,6 +260,8 @@ def _real_world_ratio(frame: FrameFacts) -> float | None:
     if slope is None:
         return 1.0
     ratio = slope / rescale
+    if not 0 < abs(ratio) < math.inf:
+        return None
     return ratio if abs(intercept - offset * ratio) <= 1e-6 * max(1.0, abs(intercept)) else None
 
 
@@ -268,7 +274,7 @@ def _acquired(facts: InstanceFacts, zone: timedelta | None) -> datetime | None:
 
 def _philips(facts: InstanceFacts, element: str) -> float | None:
     value = _number(_private(facts, PHILIPS, element), None)
-    return value if value is not None and value > 0 else None
+    return value if value is not None and 0 < value < math.inf else None
 
 
 def _private(facts: InstanceFacts, creator: str, element: str) -> str | None:
@@ -288,7 +294,19 @@ def _vendor_reference(facts: InstanceFacts) -> tuple[str, datetime] | None:
 
 
 def _positive_seconds(milliseconds: float | None) -> float | None:
-    return milliseconds / 1000.0 if milliseconds is not None and milliseconds > 0 else None
+    seconds = _seconds(milliseconds)
+    return seconds if seconds is not None and seconds > 0 else None
+
+
+def _seconds(milliseconds: float | None) -> float | None:
+    """Return seconds; None for what no frame of a PET lasts (NaN among it)."""
+    if milliseconds is None or not abs(milliseconds) <= LONGEST_SECONDS * 1000:
+        return None
+    return milliseconds / 1000.0
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _number(text: str | None, otherwise: float | None) -> float | None:

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from workers.pairing.suv_facts import PetForm, SuvFacts, SuvSlice
+from workers.pairing.suv_facts import LONGEST_SECONDS, PetForm, SuvFacts, SuvSlice
 from workers.pairing.times import (
     at,
     is_dated,
@@ -221,7 +221,7 @@ def _back_computed(facts: SuvFacts, half_life: float | None) -> tuple[datetime |
             since = half_life * math.log2(one.decay_factor)
         else:
             since = None
-        if since is None:
+        if since is None or since > LONGEST_SECONDS:
             return None, "", 0
         ahead = average_count_seconds(half_life, one.duration_s) - since
         moments.append(one.acquired + timedelta(seconds=ahead))

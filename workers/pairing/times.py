@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
 NO_DAY = date(2, 1, 1)
-"""Stands for an unknown date; far from year 1, so that a day earlier can still be told."""
+"""Stands for an unknown date; not in year 1, so that a day earlier can still be told."""
+_YEARS = range(1000, 9999)
+"""Dates beyond are none: a day before or after must exist."""
 
 _DATE = re.compile(r"(\d{4})[.\-/]?(\d{2})[.\-/]?(\d{2})$")
-_TIME = re.compile(r"(\d{2}):?(?:(\d{2}):?(?:(\d{2})(?:\.(\d{1,9}))?)?)?$")
-_DATE_TIME = re.compile(r"(\d{8})(\d{2,6}(?:\.\d{1,9})?)?([+-]\d{4})?$")
+_TIME = re.compile(r"(\d{2}):?(?:(\d{2}):?(?:(\d{2})(?:\.(\d+))?)?)?$")
+_DATE_TIME = re.compile(r"(\d{8})(\d{2,6}(?:\.\d+)?)?([+-]\d{4})?$")
 _OFFSET = re.compile(r"([+-])(\d{2})(\d{2})$")
 
 
@@ -32,7 +34,7 @@ class Stamp:
 def parse_date(text: str | None) -> date | None:
     """Read a DA; None for what is no date (de-identified dates such as 00000000 exist)."""
     match = _DATE.match((text or "").strip())
-    if match is None:
+    if match is None or int(match[1]) not in _YEARS:
         return None
     try:
         return date(int(match[1]), int(match[2]), int(match[3]))
