@@ -130,8 +130,12 @@ def stacks_of(instances: Sequence[InstanceFacts]) -> tuple[Stack, ...]:
     """Group the slices of a series by orientation, the largest stack first."""
     groups: list[tuple[Vector6, list[Slice]]] = []
     for one in slices_of(instances):
+        first = one.orientation[0]
         for orientation, members in groups:
-            if _alike(orientation, one.orientation):
+            # the first cosine tells most views of a rotating projection apart, cheaply
+            if abs(orientation[0] - first) <= SAME_ORIENTATION and _alike(
+                orientation, one.orientation
+            ):
                 members.append(one)
                 break
         else:
