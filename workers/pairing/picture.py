@@ -28,6 +28,7 @@ DPI = 110
 _TEXT_INCHES = 3.3
 _VIEW_INCHES = 6.6
 _MARGIN_MM = 25.0
+_LINE_INCHES = 0.1515
 _PAPER, _INK, _FAINT, _ALARM = "#101214", "#e8e8e8", "#8a9099", "#ffb454"
 
 Image = npt.NDArray[np.float32]
@@ -178,8 +179,8 @@ def _draw(axes: Any, panel: _Panel, height_mm: float, limit: float) -> None:
         axes.axhline(up, color="#4aa3ff", linewidth=0.5, alpha=0.7)
     axes.set_xlim(0, panel.width_mm)
     axes.set_ylim(0, height_mm)
-    axes.set_xticks([])
-    axes.set_yticks([])
+    axes.xaxis.set_visible(False)
+    axes.yaxis.set_visible(False)
     for spine in axes.spines.values():
         spine.set_color("#3a3f46")
     axes.set_title(panel.title, color=_INK, fontsize=8, pad=3)
@@ -212,51 +213,31 @@ def _colour_bar(figure: Figure, left: float, width: float, limit: float, units: 
 
 
 def _words(figure: Figure, left: float, legend: Legend) -> None:
-    tall = figure.get_size_inches()[1]
-    line = 0.165 / tall
+    """Write names, values and warnings as blocks of text: a text a line would be slow to draw."""
+    wide, tall = figure.get_size_inches()
     up = 1 - 0.5 / tall
+    names, values = [], []
     for name, value in legend.facts:
-        figure.text(left, up, name, color=_FAINT, fontsize=7.5, va="top")
-        for part in _wrap(value, 34):
-            figure.text(
-                left + 1.05 / figure.get_size_inches()[0],
-                up,
-                part,
-                color=_INK,
-                fontsize=7.5,
-                va="top",
-            )
-            up -= line
-    up -= 0.5 * line
+        lines = textwrap.wrap(value, 34) or [""]
+        names += [name] + [""] * (len(lines) - 1)
+        values += lines
+    line = _LINE_INCHES / tall
+    style: dict[str, Any] = {"fontsize": 7.5, "va": "top", "linespacing": 1.45}
+    figure.text(left, up, "\n".join(names), color=_FAINT, **style)
+    figure.text(left + 1.0 / wide, up, "\n".join(values), color=_INK, **style)
+    up -= (len(values) + 1) * line
     title = f"{len(legend.warnings)} to look at" if legend.warnings else "nothing to look at"
-    figure.text(
-        left,
-        up,
-        title,
-        color=_ALARM if legend.warnings else _FAINT,
-        fontsize=8,
-        weight="bold",
-        va="top",
-    )
-    up -= 1.2 * line
-    for words in legend.warnings:
-        for number, part in enumerate(_wrap(words, 52)):
-            if up < 2 * line:
-                figure.text(left, up, "… more in pair.json", color=_ALARM, fontsize=7, va="top")
-                return
-            figure.text(
-                left,
-                up,
-                f"{'- ' if not number else '  '}{part}",
-                color=_ALARM,
-                fontsize=7,
-                va="top",
-            )
-            up -= line
-
-
-def _wrap(text: str, width: int) -> list[str]:
-    return textwrap.wrap(text, width) or [""]
+    figure.text(left, up, title, color=_ALARM if legend.warnings else _FAINT, **style)
+    up -= 1.3 * line
+    room = max(1, int(up / line) - 1)
+    told = [
+        f"{'  ' if number else '- '}{part}"
+        for words in legend.warnings
+        for number, part in enumerate(textwrap.wrap(words, 50))
+    ]
+    if len(told) > room:
+        told = [*told[: room - 1], "… more in pair.json"]
+    figure.text(left, up, "\n".join(told), color=_ALARM, **style)
 
 
 def _upper_limit(checked: Checked, units: str) -> float:

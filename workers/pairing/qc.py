@@ -93,14 +93,24 @@ def body_mask(mask: Mask) -> Mask:
     """
     if not mask.any():
         return mask
-    image = sitk.GetImageFromArray(mask.astype(np.uint8))
-    parts = sitk.RelabelComponent(sitk.ConnectedComponent(image), sortByObjectSize=True)
-    largest = sitk.GetArrayFromImage(parts == 1)
-    filled = [
-        sitk.GetArrayFromImage(sitk.BinaryFillhole(sitk.GetImageFromArray(plane)))
-        for plane in largest
-    ]
-    return np.stack(filled).astype(bool)
+    parts = sitk.RelabelComponent(_components(mask), sortByObjectSize=True)
+    largest = sitk.GetArrayFromImage(parts) == 1
+    # empty planes between the slices make one labelling of the volume label every slice alone
+    spread = np.zeros((2 * len(mask), *mask.shape[1:]), bool)
+    spread[::2] = ~largest
+    labels = sitk.GetArrayFromImage(_components(spread))[::2]
+    around = np.zeros(int(labels.max()) + 1, bool)
+    for side in (labels[:, 0], labels[:, -1], labels[:, :, 0], labels[:, :, -1]):
+        around[side.ravel()] = True
+    around[0] = False
+    body: Mask = ~around[labels]
+    return body
+
+
+def _components(mask: Mask) -> sitk.Image:
+    image: sitk.Image = sitk.GetImageFromArray(mask.astype(np.uint8))
+    parts: sitk.Image = sitk.ConnectedComponent(image)
+    return parts
 
 
 def _span(found: Mask, stride: int, count: int) -> slice:
