@@ -11,6 +11,7 @@ to the path.
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ PATIENCE_SECONDS = 2.0
 pair.
 """
 _PAUSE_SECONDS = 0.005
+_ATTEMPTS = 5
+"""On a machine so busy that patience passes between two tries, this many are made all the same."""
 
 
 @dataclass(frozen=True)
@@ -85,13 +88,14 @@ def load_pair(path: Path | str) -> Pair:
     may be gone for a moment.
     """
     deadline = time.monotonic() + PATIENCE_SECONDS
-    while True:
+    for attempt in itertools.count(1):
         try:
             return _open_once(path)
         except (FileNotFoundError, PairDamaged):
-            if time.monotonic() > deadline:
+            if attempt >= _ATTEMPTS and time.monotonic() > deadline:
                 raise
         time.sleep(_PAUSE_SECONDS)
+    raise AssertionError("unreachable")
 
 
 def _open_once(path: Path | str) -> Pair:
