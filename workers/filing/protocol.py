@@ -16,20 +16,22 @@ send an entry to quarantine; errors of the system leave it where it is.
 
 from __future__ import annotations
 
+import fcntl
 import os
-import secrets
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import sqlalchemy as sa
+from rq.timeouts import BaseTimeoutException
 
 from config.logs import get_logger, short
 from config.settings import Settings
 from workers import clock, durable
-from workers.errors import BadIdentity, DataError
+from workers.completeness.series import SeriesState
+from workers.errors import BadIdentity, DataError, IndexUnusable, StoreUnavailable
 from workers.filing import quarantine
 from workers.filing.comparing import Comparison, Likeness, compare_files
 from workers.filing.examining import Instance, Skip, examine
@@ -39,6 +41,8 @@ from workers.filing.poison import Hand
 from workers.filing.rows import (
     ArrivalRow,
     KnownInstance,
+    folders_in_use,
+    folders_of,
     header_columns,
     insert_arrivals,
     insert_event,
@@ -48,6 +52,7 @@ from workers.filing.rows import (
 )
 from workers.identity import check_identity
 from workers.index.engine import MetadataIndex, insert_new_rows
+from workers.index.queries import SET_ASIDE
 from workers.index.tables import instance, series
 from workers.spool.batches import BatchSource, EntryName, read_source, remove_if_empty
 
@@ -79,7 +84,8 @@ class _Work:
     found: Instance | None = None
     place: Place | None = None
     target: Path | None = None
-    adopted: bool = False
+    adopted: Instance | None = None
+    """What the file in the tree is, where equal elements in other bytes lay there already."""
     row: ArrivalRow | None = None
     replaces: KnownInstance | None = None
 
@@ -132,7 +138,9 @@ class Filer:
             hand.count_the_dead()
             try:
                 self._file(names, hand, report)
-            except (OSError, sa.exc.DBAPIError) as error:
+            except (StoreUnavailable, IndexUnusable, BaseTimeoutException):
+                raise
+            except Exception as error:  # whatever it is, one entry must not hold up the others
                 if len(names) == 1:
                     raise
                 log.warning("batch-failed", entries=len(names), error=type(error).__name__)
@@ -146,7 +154,9 @@ class Filer:
         for name in names:
             try:
                 self._file([name], hand, report)
-            except (OSError, sa.exc.DBAPIError) as error:
+            except (StoreUnavailable, IndexUnusable, BaseTimeoutException):
+                raise
+            except Exception as error:  # noqa: BLE001 - logged, and the last one is raised below
                 failed = error
                 report.left += 1
                 log.warning("entry-left", entry=name.identifier, error=type(error).__name__)
@@ -159,12 +169,16 @@ class Filer:
 
     def _file(self, names: Sequence[EntryName], hand: Hand, report: FilingReport) -> None:
         with ExitStack() as stack:
-            works = self._take(names, stack, report)
+            works = self._take(names, stack, hand, report)
             if not works:
                 return
             self._examine(works, hand)
             self._place(works)
-            again = self._link(works, hand)
+            known = self._known(works)
+            if known and self._settings.filing.duplicates == "replace":
+                stack.enter_context(self._alone())
+                known = self._known(works)
+            again = self._link(works, known, hand)
             self._commit(works, again, report)
             for work in works:
                 if work.row is not None:
@@ -176,7 +190,7 @@ class Filer:
     # 1. lock and examine --------------------------------------------------------------------------
 
     def _take(
-        self, names: Sequence[EntryName], stack: ExitStack, report: FilingReport
+        self, names: Sequence[EntryName], stack: ExitStack, hand: Hand, report: FilingReport
     ) -> list[_Work]:
         works = []
         sources: dict[str, BatchSource] = {}
@@ -195,12 +209,13 @@ class Filer:
         for work in works:
             if work.identifier in done:  # killed between commit and unlink
                 work.path.unlink(missing_ok=True)
+                hand.forget(work.identifier)
         return [work for work in works if work.identifier not in done]
 
     def _source_of(self, batch: str) -> BatchSource:
         try:
             return read_source(self._layout, batch)
-        except FileNotFoundError:  # written before its first entry: somebody deleted it since
+        except (FileNotFoundError, ValueError, TypeError):  # it was deleted, or is damaged
             log.warning("batch-without-description", batch=batch)
             return BatchSource(kind="folder")
 
@@ -275,14 +290,17 @@ class Filer:
 
     # 3. and 4. link, and make the folders durable -------------------------------------------------
 
-    def _link(self, works: Sequence[_Work], hand: Hand) -> list[_Work]:
+    def _known(self, works: Sequence[_Work]) -> dict[str, KnownInstance]:
+        wanted = {work.uid for work in works if work.found and work.row is None}
+        with self._index.read() as connection:
+            return known_instances(connection, wanted)
+
+    def _link(
+        self, works: Sequence[_Work], known: Mapping[str, KnownInstance], hand: Hand
+    ) -> list[_Work]:
         """Link what is new, compare what is known; return what must be looked at again."""
         again = []
-        folders: set[Path] = set()
-        with self._index.read() as connection:
-            known = known_instances(
-                connection, {work.uid for work in works if work.found and work.row is None}
-            )
+        folders: dict[Path, int] = {}
         seen: set[str] = set()
         for work in works:
             if work.found is None or work.row is not None:
@@ -297,10 +315,25 @@ class Filer:
                 with hand.holding(work.identifier):
                     self._link_new(work)
                 if work.target is not None:
-                    folders.add(work.target.parent)
-        for folder in folders:
-            durable.fsync_folder(folder)
+                    folders[work.target.parent] = work.place.folder_id
+        self._make_durable(folders)
         return again
+
+    def _make_durable(self, folders: Mapping[Path, int]) -> None:
+        """Make the names in these folders durable; those of folders without a row yet too.
+
+        A folder that exists was perhaps made by a run that was killed before it was durable.
+        """
+        with self._index.read() as connection:
+            used = folders_in_use(connection, list(folders.values()))
+        parents: set[Path] = set()
+        for folder, folder_id in folders.items():
+            durable.fsync_folder(folder)
+            if folder_id not in used:
+                inside = len(self._layout.archive.parts)
+                parents.update(one for one in folder.parents if len(one.parts) >= inside)
+        for parent in parents:
+            durable.fsync_folder(parent)
 
     def _link_new(self, work: _Work) -> None:
         """Link an entry that no row knows to its final name."""
@@ -314,29 +347,31 @@ class Filer:
             return
         durable.make_folders(folder)
         try:
-            self._link_to(work.path, target)
+            self._link_to(work, target)
         except FileExistsError:
             if not self._same_file(work, target) and not _same_bytes(work, target):
                 self._meet_unknown(work, target)
                 return
         work.target = target
 
-    def _link_to(self, path: Path, target: Path) -> None:
+    def _link_to(self, work: _Work, target: Path) -> None:
+        temporary = self._temporary(work)
+        temporary.unlink(missing_ok=True)  # of a run that was killed
         try:
-            os.link(path, target, follow_symlinks=False)
-        except FileExistsError:
-            raise
+            os.link(work.path, target, follow_symlinks=False)
         except OSError as error:
             if error.errno not in durable.NO_LINK_ERRORS:
                 raise
-            folder = self._layout.archive_private / "tmp"  # spool and archive on two file systems
-            folder.mkdir(exist_ok=True)
-            temporary = folder / f"{secrets.token_hex(8)}.tmp"
-            try:
-                durable.copy_new(path, temporary, 0o644)
+            try:  # spool and archive on two file systems
+                temporary.parent.mkdir(exist_ok=True)
+                durable.copy_new(work.path, temporary, 0o644)
                 os.link(temporary, target)
             finally:
                 temporary.unlink(missing_ok=True)
+
+    def _temporary(self, work: _Work, kind: str = "") -> Path:
+        """Name a half-made file of an entry; nobody else makes one, for the entry is locked."""
+        return self._layout.archive_private / "tmp" / f"{work.identifier}{kind}.tmp"
 
     def _same_file(self, work: _Work, target: Path) -> bool:
         return os.path.samestat(os.fstat(work.file.fileno()), os.stat(target))
@@ -346,14 +381,15 @@ class Filer:
     def _meet_known(self, work: _Work, known: KnownInstance) -> None:
         """Judge an entry whose SOPInstanceUID the index knows."""
         kept = self._layout.archive / known.path
-        self._remove_stray_link(work, kept)
+        self._remove_strays(work, kept)
         facts, policy = work.instance.facts, self._settings.filing.duplicates
         if not kept.exists():
             if work.instance.digests.dataset == known.digests.dataset:
                 durable.make_folders(kept.parent)
-                self._link_to(work.path, kept)
+                self._link_to(work, kept)
                 durable.fsync_folder(kept.parent)
                 log.warning("instance-restored", instance=short(work.uid))
+                work.replaces = known  # its file meta may differ from that of the file that was
                 work.row = self._row(work, "duplicate", reason="the file was missing: restored")
                 return
             comparison = Comparison(Likeness.CONFLICT, "the file in the tree is missing")
@@ -362,17 +398,19 @@ class Filer:
             comparison = Comparison(
                 Likeness.CONFLICT, f"the same SOPInstanceUID is filed in another {where}"
             )
+        elif work.instance.digests.file != known.digests.file and self._is_there(work, kept):
+            self._finish_replacing(work, known)
+            return
         elif (
             work.instance.digests.dataset == known.digests.dataset
             and facts.transfer_syntax_uid == known.transfer_syntax_uid
-        ) or self._same_file(work, kept):
+        ):
             comparison = Comparison(Likeness.DUPLICATE, "equal bytes")
         else:
             comparison = compare_files(kept, work.path)
-        same_series = facts.series_instance_uid == known.series
         if comparison.likeness is Likeness.DUPLICATE and policy != "quarantine":
             work.row = self._row(work, "duplicate", reason=comparison.reason)
-        elif policy == "replace" and same_series and kept.exists():
+        elif policy == "replace" and kept.exists() and known.is_home_of(facts):
             self._replace(work, known, kept, comparison)
         else:
             self._set_aside(work, comparison, known)
@@ -383,26 +421,37 @@ class Filer:
         Another worker may be about to commit them, or a lost index knew them.
         """
         comparison = compare_files(target, work.path)
-        if comparison.likeness is Likeness.DUPLICATE:
-            work.adopted = True
-            work.target = target
-        else:
+        if comparison.likeness is not Likeness.DUPLICATE:
             self._set_aside(work, comparison, None)
-
-    def _remove_stray_link(self, work: _Work, kept: Path) -> None:
-        """Remove a link of ours at another name, left by a run that lost a race and was killed."""
-        if os.fstat(work.file.fileno()).st_nlink < 2 or self._same_file_or_gone(work, kept):
             return
-        with self._index.write() as connection:
-            place = self._place_of(connection, work, [])
-        if isinstance(place, Place):
-            stray = self._layout.archive / place.folder / f"{work.uid}.dcm"
-            if stray != kept and stray.exists() and self._same_file(work, stray):
-                stray.unlink()
-
-    def _same_file_or_gone(self, work: _Work, kept: Path) -> bool:
         try:
-            return self._same_file(work, kept)
+            with open(target, "rb") as there:
+                found = examine(there, target.name, BatchSource(kind="folder"))
+        except DataError as error:
+            found = Skip(str(error))
+        if isinstance(found, Skip):
+            reason = f"the file in the tree cannot be filed: {found.reason}"
+            self._set_aside(work, Comparison(Likeness.CONFLICT, reason), None)
+        else:
+            work.adopted, work.target = found, target
+
+    def _remove_strays(self, work: _Work, kept: Path) -> None:
+        """Remove the entry's bytes from where no row knows them: a run that lost a race left them.
+
+        A SOPInstanceUID has one row, and so one file.
+        """
+        facts = work.instance.facts
+        with self._index.read() as connection:
+            folders = folders_of(connection, facts.study_instance_uid, facts.series_instance_uid)
+        for folder in folders:
+            stray = self._layout.archive / folder / f"{work.uid}.dcm"
+            if stray != kept and self._is_there(work, stray):
+                stray.unlink(missing_ok=True)
+
+    def _is_there(self, work: _Work, path: Path) -> bool:
+        """Tell whether a file of the tree is this entry, or a copy of it."""
+        try:
+            return self._same_file(work, path) or _same_bytes(work, path)
         except FileNotFoundError:
             return False
 
@@ -424,7 +473,10 @@ class Filer:
     def _replace(
         self, work: _Work, known: KnownInstance, kept: Path, comparison: Comparison
     ) -> None:
-        """Put the newer instance in the place of the first, which goes to quarantine whole."""
+        """Put the newer instance in the place of the first, which goes to quarantine whole.
+
+        One process at a time replaces (`_alone`): else two would each set aside the same first one.
+        """
         old = quarantine.Reason(
             entry=work.identifier,
             outcome="replaced",
@@ -440,18 +492,35 @@ class Filer:
             changed=comparison.changed,
         )
         quarantine.set_aside(self._layout.quarantine, kept, old)
-        beside = kept.with_name(f".{kept.name}.{secrets.token_hex(4)}.tmp")
-        self._link_to(work.path, beside)
+        beside = self._temporary(work, ".new")
+        beside.parent.mkdir(exist_ok=True)
+        beside.unlink(missing_ok=True)
+        self._link_to(work, beside)
         os.replace(beside, kept)
         durable.fsync_folder(kept.parent)
         work.replaces = known
         work.row = self._row(work, "replaced", reason=comparison.reason)
+
+    def _finish_replacing(self, work: _Work, known: KnownInstance) -> None:
+        """Commit a file that a run put into the tree before it was killed."""
+        work.replaces = known
+        set_aside = quarantine.file_of(self._layout.quarantine, work.identifier).exists()
+        outcome = "replaced" if set_aside else "duplicate"
+        work.row = self._row(work, outcome, reason="its file was in the tree already")
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Be the only process that replaces instances of this archive."""
+        with open(self._layout.archive_private / "replacing.lock", "ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     # 5. commit ------------------------------------------------------------------------------------
 
     def _commit(self, works: Sequence[_Work], again: list[_Work], report: FilingReport) -> None:
         if not any(work.row is not None or work.target is not None for work in works):
             return
+        self._withdraw(works)
         at = clock.utc_now()
         filed: dict[tuple[int, int, str], int] = {}
         linked = [work for work in works if work.row is None and work.target is not None]
@@ -468,19 +537,16 @@ class Filer:
             insert_arrivals(connection, [work.row for work in works if work.row is not None])
             for work in works:
                 if work.replaces is not None:
-                    self._update_instance(connection, work)
-                    report.touched_series.add(work.replaces.series_id)
-                if work.row is not None:
-                    report.count(work.row.outcome)
-                    if work.row.outcome not in ("filed", "duplicate", "skipped"):
-                        insert_event(
-                            connection,
-                            work.row.outcome,
-                            at,
-                            source=work.source.key,
-                            entry=work.identifier,
-                            code=work.row.code,
-                        )
+                    self._update_instance(connection, work, work.replaces)
+                if work.row is not None and work.row.outcome in SET_ASIDE:
+                    insert_event(
+                        connection,
+                        work.row.outcome,
+                        at,
+                        source=work.source.key,
+                        entry=work.identifier,
+                        code=work.row.code,
+                    )
             for (study_id, series_id, source), count in filed.items():
                 connection.execute(
                     series.update()
@@ -490,6 +556,7 @@ class Filer:
                         last_boot=clock.boot_id(),
                         last_monotonic=clock.monotonic(),
                         quiet=False,
+                        state=str(SeriesState.RECEIVING),  # until it is judged again, by whomever
                         last_at=at,
                     )
                 )
@@ -497,26 +564,40 @@ class Filer:
                     connection, "filed", at, study_id=study_id, series_id=series_id,
                     source=source, instances=count,
                 )  # fmt: skip
-                report.touched_series.add(series_id)
-                report.touched_studies.add(study_id)
+        for work in works:  # only now: what was rolled back was not done
+            if work.row is not None:
+                report.count(work.row.outcome)
+            if work.replaces is not None:
+                report.touched_series.add(work.replaces.series_id)
+        report.touched_studies.update(study_id for study_id, _, _ in filed)
+        report.touched_series.update(series_id for _, series_id, _ in filed)
+
+    def _withdraw(self, works: Sequence[_Work]) -> None:
+        """Take back from quarantine what a killed run set aside and this one judges otherwise."""
+        for work in works:
+            outcome = work.row.outcome if work.row is not None else "filed"
+            if outcome not in SET_ASIDE:
+                place = self._layout.quarantine
+                if quarantine.reason_of(place, work.identifier).exists():
+                    quarantine.remove(place, work.identifier)
 
     def _instance_row(self, work: _Work, at: str) -> dict[str, Any]:
         """Return the row of a linked instance."""
-        found = work.instance
         if work.place is None or work.target is None:
             raise LookupError("this entry was not linked yet")
-        if work.adopted:  # equal elements, other bytes: the row describes the file that is there
-            with open(work.target, "rb") as there:
-                result = examine(there, work.target.name, BatchSource(kind="folder"))
-            if not isinstance(result, Instance):
-                raise BadIdentity("the file in the tree is no instance")
-            found = result
-        return instance_values(found, work.place, work.target.name, at)
+        return instance_values(work.adopted or work.instance, work.place, work.target.name, at)
 
-    def _update_instance(self, connection: sa.Connection, work: _Work) -> None:
+    def _update_instance(
+        self, connection: sa.Connection, work: _Work, known: KnownInstance
+    ) -> None:
+        connection.execute(
+            series.update()
+            .where(series.c.id == known.series_id)
+            .values(state=str(SeriesState.RECEIVING))
+        )
         connection.execute(
             instance.update()
-            .where(instance.c.id == (work.replaces.id if work.replaces else None))
+            .where(instance.c.id == known.id)
             .values(
                 size=work.instance.size,
                 sha256=work.instance.digests.file,

@@ -34,6 +34,17 @@ class KnownInstance:
     """Relative to the archive."""
     digests: Digests
     transfer_syntax_uid: str
+    facts_json: str
+
+    def is_home_of(self, facts: InstanceFacts) -> bool:
+        """Tell whether another instance of this UID would be filed in the same folder."""
+        mine = InstanceFacts.from_json(self.facts_json)
+        return (self.study, self.series, mine.patient_id, mine.accession_number) == (
+            facts.study_instance_uid,
+            facts.series_instance_uid,
+            facts.patient_id,
+            facts.accession_number,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +88,29 @@ def known_instances(connection: Connection, wanted: Iterable[str]) -> dict[str, 
             path=PurePosixPath(row.home, "studies", row.digits, row.file_name),
             digests=Digests(row.sha256, row.dataset_sha256),
             transfer_syntax_uid=row.transfer_syntax_uid,
+            facts_json=row.facts,
         )
         for row in found
     }
+
+
+def folders_of(connection: Connection, study_uid: str, series_uid: str) -> list[PurePosixPath]:
+    """Return every folder that a series ever got, relative to the archive."""
+    found = connection.execute(
+        sa.select(folder.c.home, folder.c.digits)
+        .join(series, series.c.id == folder.c.series_id)
+        .join(study, study.c.id == series.c.study_id)
+        .where(series.c.series == series_uid, study.c.study == study_uid)
+    )
+    return [PurePosixPath(row.home, "studies", row.digits) for row in found]
+
+
+def folders_in_use(connection: Connection, folder_ids: Sequence[int]) -> set[int]:
+    """Return which of these folders hold a committed instance."""
+    found = connection.execute(
+        sa.select(instance.c.folder_id).where(instance.c.folder_id.in_(folder_ids)).distinct()
+    )
+    return set(found.scalars())
 
 
 def instance_values(found: Instance, place: Place, file_name: str, at: str) -> dict[str, Any]:
