@@ -4,11 +4,13 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydicom import dcmread
+from pydicom.uid import RLELossless
 
 from workers.inspecting import inspect_path
 from workers.phantom.spec import PhantomSpec
@@ -202,3 +204,10 @@ def test_real_studies_give_their_pairs(test_data: Path) -> None:
         pet = next(one for one in study["series"] if one["role"] == "pet_ac")
         assert pet["suv"]["factor"] == 1.0
         assert study["pair"]["pet"] == pet["series"]
+
+
+def test_the_same_instance_in_another_transfer_syntax_is_a_duplicate(own: Path) -> None:
+    write_study(replace(SPEC, transfer_syntax_uid=RLELossless), own / "rle", only=["PET AC"])
+    rejected = inspected(own)["rejected"]
+    assert len(rejected) == 8
+    assert all("in another transfer syntax" in one["reason"] for one in rejected)

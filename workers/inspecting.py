@@ -185,11 +185,11 @@ class _Reading:
             self.series.setdefault(facts.series_instance_uid, []).append(facts)
             self.files.setdefault(facts.series_instance_uid, []).append(path)
         elif known[0] == facts:
-            self.reject(path, f"duplicate: the same instance as {_shown(known[1])}")
+            self.reject(path, f"duplicate: the same header as {_shown(known[1])}")
+        elif known[0] == replace(facts, transfer_syntax_uid=known[0].transfer_syntax_uid):
+            self.reject(path, f"duplicate: {_shown(known[1])} in another transfer syntax")
         else:
-            self.reject(
-                path, f"conflict: another header, same SOPInstanceUID as {_shown(known[1])}"
-            )
+            self.reject(path, f"conflict: the SOPInstanceUID of {_shown(known[1])}, another header")
 
 
 def _files(path: Path, reject: Callable[[str, str], None]) -> Iterator[str]:

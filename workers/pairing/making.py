@@ -27,7 +27,6 @@ from config.logs import get_logger, short
 from config.settings import PairingSettings, Settings
 from workers import clock, durable
 from workers.completeness.judging import read_override
-from workers.completeness.stacks import volume_instances
 from workers.errors import DataError, PairingRefused
 from workers.filing.rows import insert_event
 from workers.header.facts import InstanceFacts
@@ -38,6 +37,7 @@ from workers.pairing.build import PairContext, PairOptions, PairSummary, SeriesI
 from workers.pairing.exchanging import exchange_folder
 from workers.pairing.selection import Override
 from workers.pairing.suv import judge_suv
+from workers.pairing.volume_input import volume_input
 
 log = get_logger(__name__)
 
@@ -85,11 +85,6 @@ def make_pair(index: MetadataIndex, settings: Settings, pair_id: int, generation
             return _put_in_place(index, layout, wanted, building, summary)
 
 
-def suv_series(source: SeriesInput) -> tuple[InstanceFacts, ...]:
-    """Return the instances that SUV is judged on: the volume's, in slice order."""
-    return volume_instances(source.facts)
-
-
 def options_of(settings: PairingSettings) -> PairOptions:
     """Return what the settings say about the arrays."""
     return PairOptions(grid=settings.grid, ct_dtype=settings.ct_dtype, nifti=settings.nifti)
@@ -124,8 +119,9 @@ def _building(layout: Layout, wanted: _Wanted) -> Iterator[Path]:
 
 def _build(wanted: _Wanted, settings: PairingSettings, out: Path) -> PairSummary:
     override = wanted.override or Override()
+    pet, ct = volume_input(wanted.pet), volume_input(wanted.ct)
     suv = judge_suv(
-        suv_series(wanted.pet),
+        pet.facts,
         strict=settings.strict_suv,
         weight_kg=override.weight_kg,
         dose_bq=override.dose_bq,
@@ -139,7 +135,7 @@ def _build(wanted: _Wanted, settings: PairingSettings, out: Path) -> PairSummary
         warnings=(),
         made_at=clock.utc_now(),
     )
-    return build_pair(wanted.pet, wanted.ct, suv, context, options_of(settings), out)
+    return build_pair(pet, ct, suv, context, options_of(settings), out)
 
 
 def _read_wanted(connection: Connection, layout: Layout, pair_id: int) -> _Wanted | None:

@@ -13,7 +13,6 @@ from typing import Any
 from config.settings import PairingSettings
 from workers import clock
 from workers.completeness.judging import policy_of
-from workers.completeness.stacks import volume_instances
 from workers.errors import DataError, PairingRefused, WorkersError
 from workers.inspecting import InspectedSeries, InspectedStudy, Inspection, inspect_path
 from workers.pairing.build import PairContext, PairSummary, build_pair
@@ -22,6 +21,7 @@ from workers.pairing.exchanging import exchange_folder
 from workers.pairing.making import options_of
 from workers.pairing.suv import judge_suv
 from workers.pairing.volume import SeriesInput
+from workers.pairing.volume_input import volume_input
 
 PAIR_FILES = frozenset({"ct.npy", "pet.npy", "pair.json", "qc.png", "ct.nii.gz", "pet.nii.gz"})
 """What a pair's folder holds, and nothing else."""
@@ -74,10 +74,11 @@ def pair_folder(
     if decision.state is not PairState.READY:
         return held
     everything = {s.series_uid: s for each in found.studies for s in each.series}
-    pet, ct = everything[decision.pet or ""], everything[decision.ct or ""]
+    pet = volume_input(_input(everything[decision.pet or ""]))
+    ct = volume_input(_input(everything[decision.ct or ""]))
     said = override or Override()
     suv = judge_suv(
-        volume_instances(pet.facts),
+        pet.facts,
         strict=settings.strict_suv,
         weight_kg=said.weight_kg,
         dose_bq=said.dose_bq,
@@ -88,7 +89,7 @@ def pair_folder(
     building = out.with_name(f".{out.name}.{secrets.token_hex(4)}.tmp")
     building.mkdir()
     try:
-        summary = build_pair(_input(pet), _input(ct), suv, context, options_of(settings), building)
+        summary = build_pair(pet, ct, suv, context, options_of(settings), building)
         exchange_folder(building, out)
     except (PairingRefused, DataError) as error:
         return OfflinePair(one.study_uid, "held", (str(error),), decision.pet, decision.ct, None)
