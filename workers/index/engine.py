@@ -23,7 +23,7 @@ from config.settings import Settings
 from workers.errors import IndexUnusable
 from workers.identity import give_identity
 from workers.index import tables
-from workers.index.migrating import current_revision, head_revision, upgrade
+from workers.index.migrating import HEAD_REVISION, current_revision, upgrade
 
 _BUSY_MILLISECONDS = 30_000
 _NETWORK_SYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "9p", "ceph", "glusterfs")
@@ -82,7 +82,7 @@ def prepare_index(settings: Settings) -> MetadataIndex:
         fcntl.flock(lock, fcntl.LOCK_EX)
         engine = _engine(settings)
         found = current_revision(engine)
-        if found != head_revision():
+        if found != HEAD_REVISION:
             if found is not None and engine.dialect.name == "sqlite":
                 _back_up(layout.index, found)
             upgrade(engine)
@@ -100,10 +100,10 @@ def open_index(settings: Settings) -> MetadataIndex:
         )
     engine = _engine(settings)
     found = current_revision(engine)
-    if found != head_revision():
+    if found != HEAD_REVISION:
         engine.dispose()
         raise IndexUnusable(
-            f"the index has schema {found}, this version needs {head_revision()}: "
+            f"the index has schema {found}, this version needs {HEAD_REVISION}: "
             "restart `petct-ingest run` (or the sweeper), which migrates it after a backup"
         )
     return MetadataIndex(engine)

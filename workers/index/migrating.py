@@ -1,45 +1,43 @@
-"""Bring the index to this version's schema (Alembic, driven from here: no command line needed)."""
+"""Bring the index to this version's schema (Alembic, driven from here: no command line needed).
+
+Alembic itself is loaded only where something is migrated: every other process asks one table.
+"""
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy.engine import Engine
+
+HEAD_REVISION = "0001"
+"""The schema version of this program: the last of migrations/versions."""
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+_VERSION_TABLE = "alembic_version"
+_POSTGRESQL_LOCK = 7308332045
 
 
 def current_revision(engine: Engine) -> str | None:
     """Return the schema version that the database has, None for an empty one."""
     with engine.connect() as connection:
-        return MigrationContext.configure(connection).get_current_revision()
-
-
-@cache
-def head_revision() -> str:
-    """Return the schema version of this program."""
-    head = ScriptDirectory.from_config(_config()).get_current_head()
-    if head is None:
-        raise RuntimeError("the migrations are missing from the installation")
-    return head
+        if not sa.inspect(connection).has_table(_VERSION_TABLE):
+            return None
+        version = sa.table(_VERSION_TABLE, sa.column("version_num", sa.Text))
+        return connection.execute(sa.select(version.c.version_num)).scalar()
 
 
 def upgrade(engine: Engine) -> None:
     """Run the missing migrations in one transaction."""
-    configuration = _config()
+    from alembic import command
+    from alembic.config import Config
+
+    configuration = Config()
+    configuration.set_main_option("script_location", str(MIGRATIONS))
+    configuration.set_main_option("path_separator", "os")
     with engine.connect().execution_options(writes=True) as connection, connection.begin():
         if engine.dialect.name == "postgresql":
-            connection.execute(sa.text("SELECT pg_advisory_xact_lock(7308332045)"))
+            connection.execute(sa.text(f"SELECT pg_advisory_xact_lock({_POSTGRESQL_LOCK})"))
         configuration.attributes["connection"] = connection
         command.upgrade(configuration, "head")
-
-
-def _config() -> Config:
-    configuration = Config()
-    configuration.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    configuration.set_main_option("path_separator", "os")
-    return configuration
