@@ -122,7 +122,7 @@ def insert_new(connection: Connection, table: sa.Table, **values: Any) -> bool:
 def insert_new_rows(
     connection: Connection, table: sa.Table, rows: list[dict[str, Any]], key: sa.Column[Any]
 ) -> set[Any]:
-    """Insert rows of equal columns unless a unique constraint forbids one; return the keys of the new."""
+    """Insert rows unless a unique constraint forbids one; return the keys of the new ones."""
     if not rows:
         return set()
     if connection.dialect.name == "postgresql":
