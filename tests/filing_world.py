@@ -39,6 +39,8 @@ from workers.spool.batches import (
 FOLDER = BatchSource(kind="folder", folder="/data/drop")
 SENDER = BatchSource(kind="association", calling_ae="PACS", called_ae="US", address="10.0.0.7")
 
+MEMORY = Path("/dev/shm")  # noqa: S108 - a file system of its own, and a fast one
+
 
 def settings_for(root: Path, **overrides: Any) -> Settings:
     """Settings of an installation below `root`, without any of the environment's."""

@@ -17,6 +17,7 @@ import pytest
 import sqlalchemy as sa
 from filing_world import (
     FOLDER,
+    MEMORY,
     SENDER,
     World,
     a_world,
@@ -132,10 +133,9 @@ def test_workers_with_the_same_instances_under_other_accessions_leave_no_stray_f
 
 
 def test_workers_on_two_file_systems_leave_no_stray_copy(tmp_path: Path) -> None:
-    memory = Path("/dev/shm")  # noqa: S108
-    if not memory.is_dir() or os.stat(memory).st_dev == os.stat(tmp_path).st_dev:
+    if not MEMORY.is_dir() or os.stat(MEMORY).st_dev == os.stat(tmp_path).st_dev:
         pytest.skip("no second file system")
-    archive = memory / f"archive-{os.getpid()}"
+    archive = MEMORY / f"archive-{os.getpid()}"
     try:
         with a_world(tmp_path / "root", paths={"archive": str(archive)}) as world:
             files = small_instances(tmp_path / "made", 20, folders=2)
@@ -157,8 +157,16 @@ def test_workers_on_two_file_systems_leave_no_stray_copy(tmp_path: Path) -> None
 
 
 def test_workers_that_replace_the_same_instance_lose_no_version(
-    world: World, tmp_path: Path
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    original = quarantine.set_aside
+
+    def slow(*arguments: Any) -> Path:  # so that the workers really meet
+        target = original(*arguments)
+        time.sleep(0.02)
+        return target
+
+    monkeypatch.setattr(quarantine, "set_aside", slow)
     first = small_instances(tmp_path / "made", 10)
     world.put({str(number): content for number, content in enumerate(first)})
     world.file_all()

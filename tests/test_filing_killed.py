@@ -23,6 +23,7 @@ from typing import Any
 import pytest
 from conftest import missing
 from filing_world import (
+    MEMORY,
     World,
     changed,
     die,
@@ -182,7 +183,7 @@ def prove(site: Site, wanted: dict[str, bytes], outcomes: dict[str, int]) -> tup
 @pytest.fixture
 def fast() -> Iterator[Path]:
     """A folder in memory: hundreds of installations are made and killed there."""
-    top = "/dev/shm" if Path("/dev/shm").is_dir() else None
+    top = MEMORY if MEMORY.is_dir() else None
     with tempfile.TemporaryDirectory(dir=top, prefix="pk") as folder:
         yield Path(folder)
 
@@ -225,12 +226,11 @@ def test_filing_that_is_killed_at_any_line_files_everything_exactly_once(fast: P
 
 
 def test_filing_to_another_file_system_is_killed_at_any_line(tmp_path: Path) -> None:
-    memory = Path("/dev/shm")
-    if not memory.is_dir():
+    if not MEMORY.is_dir():
         missing("no /dev/shm")
-    if os.stat(memory).st_dev == os.stat(tmp_path).st_dev:
+    if os.stat(MEMORY).st_dev == os.stat(tmp_path).st_dev:
         pytest.skip("the temporary folder lies on /dev/shm's file system")
-    with tempfile.TemporaryDirectory(dir=memory, prefix="pk") as name:
+    with tempfile.TemporaryDirectory(dir=MEMORY, prefix="pk") as name:
         top = Path(name)
         places = (top / "site", tmp_path / "spool")
         site = make_site(top, places, paths={"spool": str(places[1])})
