@@ -11,7 +11,6 @@ to the path.
 
 from __future__ import annotations
 
-import itertools
 import os
 import time
 from dataclasses import dataclass
@@ -88,14 +87,15 @@ def load_pair(path: Path | str) -> Pair:
     may be gone for a moment.
     """
     deadline = time.monotonic() + PATIENCE_SECONDS
-    for attempt in itertools.count(1):
+    attempts = 0
+    while True:
+        attempts += 1
         try:
             return _open_once(path)
         except (FileNotFoundError, PairDamaged):
-            if attempt >= _ATTEMPTS and time.monotonic() > deadline:
+            if attempts >= _ATTEMPTS and time.monotonic() > deadline:
                 raise
         time.sleep(_PAUSE_SECONDS)
-    raise AssertionError("unreachable")
 
 
 def _open_once(path: Path | str) -> Pair:
