@@ -1,5 +1,6 @@
 """Pixels become values: every encoding, rescale, padding, and what is refused."""
 
+import dataclasses
 import threading
 from pathlib import Path
 
@@ -15,13 +16,14 @@ from pydicom.uid import (
     JPEGLSLossless,
     RLELossless,
 )
-from volumes import FEET_FIRST, PRONE, Scan, dataset, series_of, write
+from volumes import FEET_FIRST, PRONE, Scan, dataset, facts, series_of, write
 
 from workers.errors import PairingRefused, PixelError, Truncated
+from workers.header.facts import FrameFacts
 from workers.header.read import read_header
 from workers.pairing.geometry import plan_volume
 from workers.pairing.grid import canonical
-from workers.pairing.pixels import open_file, scale_of, stored_pixels
+from workers.pairing.pixels import Scale, open_file, scale_of, stored_pixels
 from workers.pairing.volume import SeriesInput, VolumeReader, map_ahead, without_repeats
 
 SCAN = Scan(size=(12, 10, 6))
@@ -117,8 +119,8 @@ def test_real_compressed_slices_equal_their_jpeg_twins(test_data: Path, kind: st
     odd = test_data / "odd" / "dicom2nifti"
     twins = series_of(odd / "compressed_jpeg" / "001")
     series = series_of(odd / kind / "001")
-    for path, facts, twin in zip(series.files, series.facts, twins.files, strict=True):
-        pixels = stored_pixels(open_file(path, facts).dataset, None)
+    for path, known, twin in zip(series.files, series.facts, twins.files, strict=True):
+        pixels = stored_pixels(open_file(path, known).dataset, None)
         np.testing.assert_array_equal(pixels, pydicom.dcmread(twin).pixel_array)
 
 
@@ -306,6 +308,23 @@ def enhanced_frame(k: int) -> Dataset:
     frame.PlanePositionSequence = [position]
     frame.PixelValueTransformationSequence = [values_of]
     return frame
+
+
+def test_a_real_world_mapping_is_used_unless_the_suv_factor_holds_it() -> None:
+    mapped = FrameFacts(
+        rescale_slope=2.0,
+        rescale_intercept=0.0,
+        real_world_value_units="Bq/ml",
+        real_world_value_slope=3.0,
+        real_world_value_intercept=1.0,
+    )
+    one = dataclasses.replace(facts(SCAN)[0], frames=(mapped,), rescale_slope=None)
+    assert scale_of(one, 0) == Scale(3.0, 1.0, None)
+    assert scale_of(one, 0, real_world=False) == Scale(2.0, 0.0, None)
+    alone = dataclasses.replace(mapped, rescale_slope=None, rescale_intercept=None)
+    one = dataclasses.replace(one, frames=(alone,), rescale_intercept=None)
+    assert scale_of(one, 0) == Scale(3.0, 1.0, None)
+    assert scale_of(one, 0, real_world=False) == Scale(1.0, 0.0, None)
 
 
 @pytest.mark.parametrize("threads", [1, 3])

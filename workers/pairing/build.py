@@ -7,6 +7,7 @@ written.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -126,7 +127,9 @@ def _build(
     target = target_grid(options.grid, pet_source.layout.grid, ct_source.layout.grid)
     numbers = _slice_numbers(pet, pet_source)
     factors = _factors(suv, numbers)
-    pet_reader = _reader(pet_source, options, outside=NO_ACTIVITY, factors=factors)
+    pet_reader = _reader(
+        pet_source, options, outside=NO_ACTIVITY, factors=factors, real_world=factors is None
+    )
     ct_reader = _reader(ct_source, options, outside=AIR_HU, floor=AIR_HU)
     pet_plan = ArrayPlan("pet.npy", "float32", suv.label, NO_ACTIVITY)
     ct_plan = ArrayPlan("ct.npy", options.ct_dtype, "HU", AIR_HU, AIR_HU)
@@ -230,8 +233,8 @@ def _write(
 ) -> VolumeMeta:
     """Stream one series onto the grid and into its file."""
     try:
-        planes = onto_grid(reader.slices, source.layout, target, plan.fill)
-        written = write_npy(out / plan.file, planes, target.shape, plan.dtype)
+        with closing(onto_grid(reader.slices, source.layout, target, plan.fill)) as planes:
+            written = write_npy(out / plan.file, planes, target.shape, plan.dtype)
     except DataError as error:
         raise type(error)(f"{source.name}: {error}") from error
     return describe_volume(

@@ -114,21 +114,26 @@ def stored_pixels(dataset: Dataset, frame: int | None) -> Stored:
     return pixels
 
 
-def scale_of(facts: InstanceFacts, frame: int | None) -> Scale:
-    """Return the rescale of one plane.
+def scale_of(facts: InstanceFacts, frame: int | None, *, real_world: bool = True) -> Scale:
+    """Return how stored values of one plane become values.
+
+    Where an enhanced frame has a real-world value mapping, its units belong to that mapping (PS3.3
+    C.7.6.16.2.11): it is used with `real_world`. Without, the rescale alone is, for an SUV factor
+    that already holds the ratio of both (`judge_suv`; an absent rescale counts as 1 and 0 there).
 
     Raises PairingRefused without RescaleSlope and RescaleIntercept, or where they are no finite
-    numbers: what stored values mean is never guessed. Where an enhanced PET frame states its units
-    by a real-world value mapping, that mapping is the one its units belong to (PS3.3
-    C.7.6.16.2.11).
+    numbers: what stored values mean is never guessed.
     """
     per_frame = facts.frames[frame] if frame is not None else FrameFacts()
     slope, intercept = per_frame.rescale_slope, per_frame.rescale_intercept
-    if per_frame.real_world_value_units and per_frame.real_world_value_slope is not None:
-        slope = per_frame.real_world_value_slope
-        intercept = per_frame.real_world_value_intercept
     slope = facts.rescale_slope if slope is None else slope
     intercept = facts.rescale_intercept if intercept is None else intercept
+    if per_frame.real_world_value_slope is not None:
+        if real_world:
+            slope = per_frame.real_world_value_slope
+            intercept = per_frame.real_world_value_intercept
+        elif slope is None and intercept is None:
+            slope, intercept = 1.0, 0.0
     return Scale(
         _finite(facts, "RescaleSlope", slope),
         _finite(facts, "RescaleIntercept", intercept),

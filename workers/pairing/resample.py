@@ -14,7 +14,7 @@ value holds. Outside is the fill.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -134,7 +134,7 @@ def onto_grid(
     source: Canonical,
     target: Grid,
     fill: float,
-) -> Iterator[npt.NDArray[np.floating]]:
+) -> Generator[npt.NDArray[np.floating], None, None]:
     """Yield the slices (H, W) of the target grid.
 
     `slices(each)` yields each(slice) for the source slices from the feet to the head. Only a source

@@ -75,6 +75,7 @@ class VolumeReader:
         outside: float,
         floor: float | None = None,
         factors: Sequence[float] | None = None,
+        real_world: bool = True,
         threads: int = 0,
     ) -> None:
         self._series = series
@@ -84,7 +85,10 @@ class VolumeReader:
         self._floor = floor
         self._factors = factors
         self._threads = threads or len(os.sched_getaffinity(0))
-        self._scales = tuple(scale_of(series.facts[s.instance], s.frame) for s in volume.slices)
+        self._scales = tuple(
+            scale_of(series.facts[s.instance], s.frame, real_world=real_world)
+            for s in volume.slices
+        )
         self._lock = threading.Lock()
         self._open: OrderedDict[int, OpenFile] = OrderedDict()
         self._digests: dict[int, str] = {}
