@@ -431,3 +431,14 @@ def test_options_that_make_no_sense_are_refused(
     with pytest.raises(ValueError, match="unknown grid 'mri'"):
         built(tmp_path / "out", *series, grid="mri")
     assert dataclasses.asdict(PairOptions())["grid"] == "pet"
+
+
+def test_an_empty_pet_over_an_empty_ct_is_paired_and_flagged(tmp_path: Path) -> None:
+    pet = write(PET.with_(size=(4, 3, 2)), tmp_path / "pet", lambda x, y, z: 0 * x)
+    ct = write(CT, tmp_path / "ct", lambda x, y, z: 0 * x - 1024)
+    summary, pair = built(tmp_path / "out", pet, ct)
+    assert (pair.pet == 0).all()
+    assert (pair.ct == -1024).all()
+    assert summary.body_mean is None
+    assert "no body found in the CT" in summary.qc_flags
+    assert "PET: only 2 slices: a gap could not be seen" in summary.warnings
