@@ -48,15 +48,23 @@ def studies(
     if as_json:
         print(json.dumps(found))
         return
-    table = Table(Column("Study", overflow="fold"), "Patient", "Date", "Series", "Pair")
+    # three columns: a StudyInstanceUID and the states of seven series must fit in 80 characters
+    table = Table(
+        Column("Study", overflow="fold"),
+        Column("Series", no_wrap=True),
+        Column("Pair", max_width=18),
+    )
     for one in found:
         roles = "\n".join(
             f"{member['role'] or member['modality']}: {member['instances']} {member['state']}"
             for member in one["series"]
         )
         pair = one["pair"]
-        words = f"{pair['state']} (revision {pair['revision']})" if pair else "-"
-        table.add_row(one["study"], one["patient_ID"], one["study_date"] or "", roles, words)
+        words = pair["state"] if pair else "-"
+        if pair and pair["revision"]:
+            words += f", revision {pair['revision']}"
+        who = f"{_escape(one['patient_ID'])} {one['study_date'] or ''}".strip()
+        table.add_row(f"{one['study']}\n{who}", roles, words)
     _console().print(table)
 
 
@@ -142,11 +150,16 @@ def list_quarantine(
     if as_json:
         print(json.dumps(found))
         return
-    table = Table(Column("Entry", no_wrap=True), "What", "Reason", "From", "When")
-    for one in found:
-        table.add_row(one["entry"], one["outcome"], _escape(one["reason"] or ""),
-                      _escape(one["source"]), one["at"])  # fmt: skip
     console = _console()
+    if not found:
+        console.print(f"Nothing is in quarantine ({settings.layout.quarantine}).")
+        return
+    table = Table(
+        Column("Entry, from, when", no_wrap=True), Column("What", no_wrap=True), Column("Reason")
+    )
+    for one in found:
+        table.add_row(f"{one['entry']}\n{_escape(one['source'])}\n{one['at']}",
+                      one["code"] or one["outcome"], _escape(one["reason"] or ""))  # fmt: skip
     console.print(table)
     console.print(f"{len(found)} in {settings.layout.quarantine}", style="dim")
 
@@ -209,7 +222,8 @@ def _override(settings: Settings, study: str, given: Override) -> None:
 def _print_status(found: Status) -> None:
     console, counts = _console(), found.counts
     table = Table(show_header=False)
-    table.add_row("filed", f"{counts.filed:,} instances in {counts.studies:,} studies")
+    studies_word = "study" if counts.studies == 1 else "studies"
+    table.add_row("filed", f"{counts.filed:,} instances in {counts.studies:,} {studies_word}")
     table.add_row("duplicates", f"{counts.duplicates:,}")
     table.add_row("quarantined", f"{counts.quarantined:,}")
     table.add_row("skipped", f"{counts.skipped:,}")

@@ -25,6 +25,8 @@ from workers.pairing.volume_input import volume_input
 
 PAIR_FILES = frozenset({"ct.npy", "pet.npy", "pair.json", "qc.png", "ct.nii.gz", "pet.nii.gz"})
 """What a pair's folder holds, and nothing else."""
+_NAMED = 5
+"""So many studies are named in a message."""
 
 
 class NotOneStudy(WorkersError):
@@ -107,8 +109,9 @@ def _the_study(found: Inspection, wanted: str | None) -> InspectedStudy:
     if not chosen:
         rejected = f" ({len(found.rejected)} files could not be read)" if found.rejected else ""
         raise NotOneStudy(f"no study with a PET under that path{rejected}")
-    listed = ", ".join(one.study_uid for one in chosen)
-    raise NotOneStudy(f"several studies with a PET: choose one with --study: {listed}")
+    listed = ", ".join(one.study_uid for one in chosen[:_NAMED])
+    more = "" if len(chosen) <= _NAMED else f" and {len(chosen) - _NAMED} more"
+    raise NotOneStudy(f"{len(chosen)} studies with a PET: choose one with --study: {listed}{more}")
 
 
 def _check_target(out: Path) -> None:
