@@ -12,15 +12,9 @@ from volumes import Scan, facts, turned
 
 from workers.pairing.geometry import plan_volume
 from workers.pairing.grid import Canonical, Grid, canonical, isotropic
-from workers.pairing.resample import (
-    as_image,
-    covered_fraction,
-    gaussian_kernel,
-    onto_grid,
-    plan_parallel,
-    reach,
-    smoothing_sigmas,
-)
+from workers.pairing.resample import covered_fraction, onto_grid, plan_parallel, reach
+from workers.pairing.turned import as_image
+from workers.pairing.weights import gaussian_kernel, smoothing_sigmas
 
 FILL = -1024.0
 EVEN = Scan(size=(26, 24, 20), spacing=(2.0, 3.0), step=4.0, origin=(-40.0, -25.0, 90.0))

@@ -28,21 +28,18 @@ from workers.pairing.describe import (
     pair_warnings,
     software_versions,
 )
-from workers.pairing.geometry import plan_volume, planes_of
+from workers.pairing.geometry import plan_volume
 from workers.pairing.grid import Grid, canonical, check_size, isotropic
 from workers.pairing.outputs import write_bytes, write_nifti, write_npy
 from workers.pairing.pair_json import PairMeta, VolumeMeta, to_json
 from workers.pairing.picture import draw_pair
+from workers.pairing.planes import planes_of
 from workers.pairing.qc import Checked, Volume, check_pair
-from workers.pairing.resample import (
-    covered_fraction,
-    onto_grid,
-    reach,
-    smoothing_sigmas,
-)
+from workers.pairing.resample import covered_fraction, onto_grid, reach
 from workers.pairing.suv import SuvStatus, SuvVerdict
 from workers.pairing.volume import SeriesInput as SeriesInput
 from workers.pairing.volume import VolumeReader, without_repeats
+from workers.pairing.weights import smoothing_sigmas
 
 AIR_HU = -1024.0
 """What a CT holds outside its field of view; nothing below it is kept."""

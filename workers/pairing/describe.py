@@ -14,9 +14,9 @@ from workers.pairing.grid import Canonical, Grid
 from workers.pairing.outputs import Written
 from workers.pairing.pair_json import OriginalGeometry, PairMeta, SuvMeta, VolumeMeta
 from workers.pairing.picture import Legend
-from workers.pairing.resample import Smoothing
 from workers.pairing.suv import SuvVerdict
 from workers.pairing.volume import SeriesInput
+from workers.pairing.weights import Smoothing
 
 SUV_UNITS = {"suvbw": "SUVbw [g/ml]", "suvbw_adapted": "SUVbw [g/ml], adapted"}
 _SOFTWARE = ("petct-ingest", "pydicom", "SimpleITK", "numpy")

@@ -20,10 +20,10 @@ from workers.completeness.stacks import (
     SAME_ORIENTATION,
     SAME_POSITION_MM,
     dot,
-    normal_of,
 )
 from workers.errors import PairingRefused
-from workers.header.facts import FrameFacts, InstanceFacts, Vector3, Vector6
+from workers.header.facts import InstanceFacts, Vector3
+from workers.pairing.planes import SliceFacts, axis_name, plane_axes, planes_of, vector
 
 UNIFORM_STEPS = 0.1
 """Centres within this part of a step from the fitted uniform grid stay untouched samples."""
@@ -31,25 +31,9 @@ SHIFT_NOTED_PIXELS = 0.1
 """Slices that sit further beside the first one are noted…"""
 SHIFT_REFUSED_PIXELS = 0.5
 """…and from here on refused: a direction matrix cannot hold a shear."""
-COSINE_TOLERANCE = 1e-3
 _EVEN_MM = 1e-5
 
 Matrix3 = tuple[Vector3, Vector3, Vector3]
-
-
-@dataclass(frozen=True, slots=True)
-class SliceFacts:
-    """One image plane: an instance, or one frame of it, with what its pixels need."""
-
-    instance: int
-    """Index into the instances that were given."""
-    frame: int | None
-    sop_instance_uid: str
-    position: Vector3
-    orientation: Vector6
-    pixel_spacing: tuple[float, float]
-    rows: int
-    columns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +82,7 @@ def plan_volume(slices: Sequence[InstanceFacts]) -> VolumeGeometry:
         raise PairingRefused(f"not a volume: {_count(len(planes))} with a place in space")
     first = planes[0]
     _refuse_mixture(planes)
-    row, column, normal = _axes(first)
+    row, column, normal = plane_axes(first)
     placed = sorted(
         ((dot(normal, plane.position), plane) for plane in planes),
         key=lambda item: (item[0], item[1].instance, item[1].frame or 0),
@@ -125,106 +109,13 @@ def plan_volume(slices: Sequence[InstanceFacts]) -> VolumeGeometry:
         slices=tuple(PlacedSlice(plane.instance, plane.frame, value) for value, plane in placed),
         size=(first.columns, first.rows, len(ordered)),
         spacing=(between_columns, between_rows, step),
-        origin=_vector(origin),
+        origin=vector(origin),
         direction=_columns(row, column, normal),
         uniform=uniform,
         positions_mm=tuple(float(value) for value in positions),
         deviation_mm=deviation,
         warnings=warnings,
     )
-
-
-def planes_of(instances: Sequence[InstanceFacts]) -> list[SliceFacts]:
-    """List every image plane of these instances once; a repeated SOPInstanceUID is left out.
-
-    Raises PairingRefused where a plane lacks its place, orientation, spacing or size.
-    """
-    planes: list[SliceFacts] = []
-    seen: set[str] = set()
-    for index, facts in enumerate(instances):
-        if facts.sop_instance_uid in seen:
-            continue
-        seen.add(facts.sop_instance_uid)
-        if facts.frames:
-            planes += [_plane(index, facts, n, frame) for n, frame in enumerate(facts.frames)]
-        elif (facts.number_of_frames or 1) > 1:
-            raise PairingRefused(
-                f"a multi-frame image of {facts.number_of_frames} frames without a place for each"
-            )
-        else:
-            planes.append(_plane(index, facts, None, None))
-    return planes
-
-
-def same_position(instances: Sequence[InstanceFacts]) -> list[tuple[SliceFacts, ...]]:
-    """List the groups of planes that share one position: equal in pixels, or a conflict."""
-    planes = planes_of(instances)
-    if not planes:
-        return []
-    normal = _axes(planes[0])[2]
-    ordered = sorted(planes, key=lambda plane: dot(normal, plane.position))
-    groups: list[list[SliceFacts]] = []
-    last: float | None = None
-    for plane in ordered:
-        value = dot(normal, plane.position)
-        if last is None or value - last > SAME_POSITION_MM:
-            groups.append([])
-            last = value
-        groups[-1].append(plane)
-    return [tuple(group) for group in groups if len(group) > 1]
-
-
-def axis_name(normal: Vector3) -> str:
-    """Name the patient axis that a normal is closest to: positions are told to people along it."""
-    return "xyz"[max(range(3), key=lambda axis: abs(normal[axis]))]
-
-
-def _plane(
-    index: int, facts: InstanceFacts, number: int | None, frame: FrameFacts | None
-) -> SliceFacts:
-    position = (frame and frame.image_position_patient) or facts.image_position_patient
-    orientation = (frame and frame.image_orientation_patient) or facts.image_orientation_patient
-    spacing = (frame and frame.pixel_spacing) or facts.pixel_spacing
-    if position is None or not np.isfinite(position).all():
-        raise PairingRefused(_placeless("ImagePositionPatient"))
-    if orientation is None or not np.isfinite(orientation).all():
-        raise PairingRefused(_placeless("ImageOrientationPatient"))
-    if spacing is None or not np.isfinite(spacing).all():
-        raise PairingRefused(_placeless("PixelSpacing"))
-    if min(spacing) <= 0:
-        raise PairingRefused(f"PixelSpacing {spacing[0]:g}\\{spacing[1]:g} is not a size")
-    row, column = np.array(orientation[:3]), np.array(orientation[3:])
-    lengths = np.linalg.norm(row), np.linalg.norm(column)
-    if max(abs(lengths[0] - 1), abs(lengths[1] - 1), abs(row @ column)) > COSINE_TOLERANCE:
-        words = "\\".join(f"{value:g}" for value in orientation)
-        raise PairingRefused(f"ImageOrientationPatient {words} is not a pair of unit vectors")
-    if not facts.rows or not facts.columns:
-        raise PairingRefused("a slice without Rows and Columns: it is no image")
-    return SliceFacts(
-        instance=index,
-        frame=number,
-        sop_instance_uid=facts.sop_instance_uid,
-        position=position,
-        orientation=orientation,
-        pixel_spacing=spacing,
-        rows=facts.rows,
-        columns=facts.columns,
-    )
-
-
-def _placeless(keyword: str) -> str:
-    return f"a slice without a usable {keyword}: its place is not known"
-
-
-def _axes(plane: SliceFacts) -> tuple[Vector3, Vector3, Vector3]:
-    """Return the unit vectors of row, column and normal, made exactly orthogonal."""
-    row = np.array(plane.orientation[:3])
-    column = np.array(plane.orientation[3:])
-    row = row / np.linalg.norm(row)
-    column = column - (column @ row) * row
-    column = column / np.linalg.norm(column)
-    normal = normal_of(_six(row, column))
-    return _vector(row), _vector(column), normal
 
 
 def _refuse_mixture(planes: Sequence[SliceFacts]) -> None:
@@ -341,16 +232,6 @@ def _fit(positions: npt.NDArray[np.float64]) -> tuple[float, float, float]:
 
 def _count(slices: int) -> str:
     return "1 slice" if slices == 1 else f"{slices} slices"
-
-
-def _vector(values: Sequence[float] | npt.NDArray[np.float64]) -> Vector3:
-    x, y, z = values
-    return (float(x) + 0.0, float(y) + 0.0, float(z) + 0.0)  # no -0.0
-
-
-def _six(row: npt.NDArray[np.float64], column: npt.NDArray[np.float64]) -> Vector6:
-    a, b = _vector(row), _vector(column)
-    return (a[0], a[1], a[2], b[0], b[1], b[2])
 
 
 def _columns(x: Vector3, y: Vector3, z: Vector3) -> Matrix3:

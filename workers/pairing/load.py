@@ -74,7 +74,7 @@ class Pair:
         return self._image(self.pet)
 
     def _image(self, array: npt.NDArray[np.generic]) -> sitk.Image:
-        from workers.pairing.resample import as_image
+        from workers.pairing.turned import as_image
 
         return as_image(array, self.grid)
 

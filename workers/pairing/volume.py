@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from workers.errors import PixelError, Truncated
 from workers.header.facts import InstanceFacts
-from workers.pairing.geometry import PlacedSlice, VolumeGeometry, same_position
+from workers.pairing.geometry import PlacedSlice, VolumeGeometry
 from workers.pairing.grid import Canonical
 from workers.pairing.pixels import (
     Floats,
@@ -32,6 +32,7 @@ from workers.pairing.pixels import (
     scale_of,
     stored_pixels,
 )
+from workers.pairing.planes import same_position
 
 A = TypeVar("A")
 B = TypeVar("B")
