@@ -91,6 +91,10 @@ def compare_files(kept: Path, other: Path) -> Comparison:
             first, second = _read(kept), _read(other)
             changed = tuple(_differences(first, second))
             pixels = _same_pixels(first, second)
+    except OSError as error:
+        if error.errno is not None:
+            raise  # of the system; pydicom's own have no number
+        return Comparison(Likeness.CONFLICT, f"they cannot be compared: {error}")
     except _READ_ERRORS as error:
         return Comparison(Likeness.CONFLICT, f"they cannot be compared: {type(error).__name__}")
     recoded = first.file_meta.TransferSyntaxUID != second.file_meta.TransferSyntaxUID

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 import re
 import struct
 from collections.abc import Callable, Iterable
@@ -143,7 +142,7 @@ class _Reader:
         if raw is None:
             return None
         decoded = charset.decode_bytes(raw, self._encodings, {ord("\\"), 0x0D, 0x0A, 0x09, 0x0C})
-        return decoded.strip(" \0") or None
+        return uids.without_nul(decoded.strip(" \0")) or None
 
     def word(self, name: str) -> str | None:
         raw = self._raw(name)
@@ -159,7 +158,7 @@ class _Reader:
 
     def integer(self, name: str) -> int | None:
         value = self.number(name)
-        if value is None or not math.isfinite(value) or abs(value) > 2**31:
+        if value is None or not -(2**31) <= value < 2**31:  # NaN too; the index has 32 bits
             return None
         return int(value)
 
@@ -257,7 +256,7 @@ def _encodings(element: RawElement | None) -> list[str]:
 
 
 def _ascii(raw: bytes) -> str:
-    return raw.decode("iso8859").strip(" \0\t\r\n")
+    return uids.without_nul(raw.decode("iso8859").strip(" \0\t\r\n"))
 
 
 def _private_facts(elements: dict[int, RawElement], encoding: Encoding) -> Iterable[PrivateFact]:

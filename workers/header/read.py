@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import io
 import os
+import struct
+import warnings
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,11 @@ _DEFLATED = ("1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.95")
 _BIG_ENDIAN = "1.2.840.10008.1.2.2"
 _MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 _INFLATED_BYTES = 1 << 30
+_DECODING_ERRORS = (
+    ValueError, TypeError, LookupError, AttributeError, ArithmeticError, EOFError, struct.error,
+    NotImplementedError, OSError,
+)  # fmt: skip
+"""What pydicom raises on values that are none (of bytes in memory: an OSError is its own)."""
 _META_CLASS, _META_INSTANCE, _META_SYNTAX = 0x00020002, 0x00020003, 0x00020010
 
 
@@ -68,9 +75,13 @@ def read_open_header(file: BinaryIO) -> Header:
         raise Truncated("the file ends after its file meta: there is no data set")
     walk, encoding = _walk_dataset(file, size, syntax)
     try:
-        facts = extract_facts(walk, encoding, syntax, fallback_class=_uid(meta, _META_CLASS))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they quote values; what matters is in the facts
+            facts = extract_facts(walk, encoding, syntax, fallback_class=_uid(meta, _META_CLASS))
     except RecursionError:
         raise Hostile("sequences nested deeper than can be read") from None
+    except _DECODING_ERRORS as error:
+        raise DataError(f"the header cannot be decoded: {type(error).__name__}") from None
     _check_identity(facts)
     return Header(facts, offset, size, _uid(meta, _META_CLASS), _uid(meta, _META_INSTANCE))
 

@@ -11,6 +11,7 @@ from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
+from workers.header import uids
 from workers.header.facts import FrameFacts, SeriesReference
 
 _KEYWORDS = (
@@ -215,8 +216,8 @@ def _text(dataset: Dataset | None, keyword: str) -> str | None:
     if value is None:
         return None
     if isinstance(value, MultiValue | list | tuple):
-        return "\\".join(str(part).strip() for part in value) or None
-    return str(value).strip(" \0") or None
+        return uids.without_nul("\\".join(str(part).strip(" \0") for part in value)) or None
+    return uids.without_nul(str(value).strip(" \0")) or None
 
 
 def _number(dataset: Dataset | None, keyword: str) -> float | None:

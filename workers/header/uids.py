@@ -7,7 +7,12 @@ _PATTERN = re.compile(r"[0-9]+(\.[0-9]+)*")
 
 def clean(value: bytes) -> str:
     """Decode a UID's bytes and strip its padding (NUL by the standard, spaces by habit)."""
-    return value.decode("ascii", "backslashreplace").strip("\0 \t\r\n")
+    return without_nul(value.decode("ascii", "backslashreplace").strip("\0 \t\r\n"))
+
+
+def without_nul(text: str) -> str:
+    """Replace what no database takes in a text, so that two values stay two."""
+    return text.replace("\0", "\ufffd")
 
 
 def is_valid(uid: str) -> bool:
