@@ -45,7 +45,7 @@ def accession_name(accession_number: str, study_uid: str) -> Named:
 
 def with_suffix(named: Named) -> str:
     """Return another name for a value whose plain name is taken by a twin."""
-    return _cut(named.name, _hash(named.value))
+    return _cut(named.name, _hash(f"twin of {named.value}"))  # not the hash that cut a long one
 
 
 def encoded(value: str) -> str:
@@ -70,7 +70,8 @@ def encoded(value: str) -> str:
 def _named(value: str, fallback: str, study_uid: str) -> Named:
     if value:
         return Named(encoded(value), value)
-    return Named(f"{fallback}-{''.join(uid_digits(study_uid))}", f"\0{fallback}\0{study_uid}")
+    # no header value begins with a space: they are stripped
+    return Named(f"{fallback}-{''.join(uid_digits(study_uid))}", f" {fallback} {study_uid}")
 
 
 def _plain(value: str) -> str:

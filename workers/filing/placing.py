@@ -56,7 +56,7 @@ def place_instance(
 
 def _study(connection: Connection, facts: InstanceFacts, patient: str, at: str) -> int:
     uid = facts.study_instance_uid
-    shown = "" if patient.startswith("\0") else patient
+    shown = "" if patient.startswith(" ") else patient  # a name of ours, for an empty PatientID
     insert_new(
         connection,
         study,
