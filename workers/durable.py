@@ -94,7 +94,7 @@ def write_new(path: Path | str, chunks: Iterable[bytes | memoryview], mode: int 
         try_lock(descriptor)
         size = 0
         for chunk in chunks:
-            size += _write_whole(descriptor, chunk)
+            size += write_whole(descriptor, chunk)
         os.fsync(descriptor)
     except BaseException:
         os.close(descriptor)
@@ -127,7 +127,7 @@ def copy_new(source: Path | str, target: Path | str, mode: int = 0o600) -> None:
                     fcntl.ioctl(descriptor, _FICLONE, reading.fileno())
                 except OSError:  # no reflinks here, or another file system
                     while chunk := reading.read(_COPY_BYTES):
-                        _write_whole(descriptor, chunk)
+                        write_whole(descriptor, chunk)
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
@@ -185,7 +185,7 @@ def remove_stale(path: Path | str, older_than: float) -> bool:
     return True
 
 
-def _write_whole(descriptor: int, data: bytes | memoryview) -> int:
+def write_whole(descriptor: int, data: bytes | memoryview) -> int:
     """Write everything, or raise: write(2) may take less than it is given."""
     view = memoryview(data)
     while view:

@@ -16,11 +16,12 @@ from workers.errors import StoreUnavailable
 def read_identity(store: Path) -> str | None:
     """Return the identity of a store, or None where it has none."""
     try:
-        return (store / ".petct" / "id").read_text("ascii").strip() or None
+        found = (store / ".petct" / "id").read_bytes()
     except FileNotFoundError:
         return None
     except OSError as error:
         raise StoreUnavailable(f"{store} cannot be read: {error.strerror}") from error
+    return found.decode("ascii", "replace").strip() or None
 
 
 def give_identity(store: Path) -> str:

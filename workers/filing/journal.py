@@ -13,6 +13,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from workers import durable
+
 NAME = "facts.jsonl"
 
 
@@ -28,7 +30,7 @@ def append_facts(archive: Path, facts: Sequence[dict[str, Any]]) -> None:
         end = os.fstat(descriptor).st_size
         if end and os.pread(descriptor, 1, end - 1) != b"\n":
             lines = "\n" + lines  # a power cut tore the last line: keep ours apart from it
-        os.write(descriptor, lines.encode())
+        durable.write_whole(descriptor, lines.encode())
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
@@ -37,7 +39,7 @@ def append_facts(archive: Path, facts: Sequence[dict[str, Any]]) -> None:
 def read_facts(archive: Path) -> Iterator[dict[str, Any]]:
     """Yield every whole line; a torn one is skipped."""
     try:
-        with open(archive / ".petct" / NAME, encoding="utf-8") as file:
+        with open(archive / ".petct" / NAME, "rb") as file:
             for line in file:
                 try:
                     fact = json.loads(line)
