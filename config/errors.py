@@ -19,10 +19,9 @@ class UnknownKey(ConfigError):
 
     def __init__(self, key: str, known: Iterable[str], where: str) -> None:
         names = sorted(known)
-        near = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
-        if not near:  # the right name in the wrong table
-            last = key.rsplit(".", 1)[-1]
-            near = [name for name in names if name.rsplit(".", 1)[-1] == last][:1]
+        last = key.rsplit(".", 1)[-1]
+        near = [name for name in names if name.rsplit(".", 1)[-1] == last][:1]  # in another table
+        near = near or difflib.get_close_matches(key, names, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(names)}"
         super().__init__(f"unknown setting {key!r} in {where}: {hint}")
         self.key = key

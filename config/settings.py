@@ -32,7 +32,7 @@ class _Table(BaseModel):
 
 
 class PathSettings(_Table):
-    """Where things lie; every path not given lies below the root."""
+    """Where things lie; a relative path, and every one not given, lies below the root."""
 
     archive: Path | None = None
     inbox: Path | None = None
@@ -170,7 +170,7 @@ class SourcePolicy(_Table):
             (self.calling_ae, calling_ae),
             (self.called_ae, called_ae),
             (self.address, address),
-            (str(self.folder) if self.folder else None, folder),
+            (os.fspath(self.folder) if self.folder else None, folder),
         )
         return all(want is None or want == have for want, have in wanted)
 
@@ -199,19 +199,22 @@ class Settings(BaseSettings):
     def layout(self) -> Layout:
         """The places of this installation, every path absolute."""
         root = self.root.absolute()
-        return Layout(
+        return Layout(  # a relative path counts from the root: a service has no folder of its own
             root=root,
-            archive=(self.paths.archive or root / "archive").absolute(),
-            inbox=(self.paths.inbox or root / "inbox").absolute(),
-            spool=(self.paths.spool or root / "spool").absolute(),
-            quarantine=(self.paths.quarantine or root / "quarantine").absolute(),
-            run=(self.paths.run or root / "run").absolute(),
+            archive=root / (self.paths.archive or "archive"),
+            inbox=root / (self.paths.inbox or "inbox"),
+            spool=root / (self.paths.spool or "spool"),
+            quarantine=root / (self.paths.quarantine or "quarantine"),
+            run=root / (self.paths.run or "run"),
         )
 
     @property
     def watched(self) -> tuple[WatchSettings, ...]:
         """The watched folders: those given, else the inbox, moved."""
-        return self.watch if self.watch is not None else (WatchSettings(path=self.layout.inbox),)
+        if self.watch is None:
+            return (WatchSettings(path=self.layout.inbox),)
+        root = self.root.absolute()
+        return tuple(one.model_copy(update={"path": root / one.path}) for one in self.watch)
 
     @property
     def index_url(self) -> str:
@@ -220,7 +223,10 @@ class Settings(BaseSettings):
 
     def policy(self, *, calling_ae: str, called_ae: str, address: str, folder: str) -> SourcePolicy:
         """The first source that matches, else the default policy."""
+        root = self.root.absolute()
         for policy in self.sources:
+            if policy.folder is not None:
+                policy = policy.model_copy(update={"folder": root / policy.folder})
             if policy.matches(
                 calling_ae=calling_ae, called_ae=called_ae, address=address, folder=folder
             ):
