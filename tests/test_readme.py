@@ -169,8 +169,9 @@ def test_what_was_sent_and_dropped_is_filed_counted_and_paired(walk):
 def test_the_commands_that_need_no_daemon_leave_what_the_readme_says(walk):
     assert {"ct.npy", "pet.npy", "pair.json", "qc.png"} == names_in(walk.home / "pair-1")
     assert {"ct.nii.gz", "pet.nii.gz"} < names_in(walk.home / "pair-4mm")
-    (inspected,) = [one for one in COMMANDS if "inspect" in one and "--json" in one]
-    assert json.loads(walk.done[inspected].output)["studies"][0]["pair"]["state"] == "ready"
+    words, inspected = [walk.done[one].output for one in COMMANDS if " inspect " in one]
+    assert "…" not in words  # nothing is cut off in eighty columns
+    assert json.loads(inspected)["studies"][0]["pair"]["state"] == "ready"
 
 
 def names_in(folder: Path) -> set[str]:

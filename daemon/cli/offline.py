@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 from rich.tree import Tree
 
 if TYPE_CHECKING:
@@ -139,7 +139,11 @@ def _progress(*, quiet: bool = False) -> Iterator[Callable[[str, int, int], None
 def _print_inspection(console: Console, found: Inspection) -> None:
     for study in found.to_json_object()["studies"]:
         console.print(f"[bold]Study {study['study']}[/bold]  patient {escape(study['patient_ID'])}")
-        table = Table("Series", "Role", "Complete", "SUV", "Why")
+        table = Table(
+            Column("Series, role", overflow="fold", max_width=24),
+            Column("Complete, SUV", no_wrap=True),
+            Column("Why", overflow="fold"),
+        )
         for one in study["series"]:
             complete, suv = one["completeness"], one["suv"]
             count = f"{complete['received']}" + (
@@ -147,10 +151,8 @@ def _print_inspection(console: Console, found: Inspection) -> None:
             )
             why = [*one["role_reasons"], *complete["reasons"], *(suv["reasons"] if suv else ())]
             table.add_row(
-                escape(f"{one['modality']} {one['series_description']}"),
-                one["role"],
-                f"{complete['state']}\n{count}",
-                _suv_words(suv),
+                escape(f"{one['modality']} {one['series_description']}\n{one['role']}"),
+                f"{complete['state']}, {count}\n{_suv_words(suv)}".rstrip(),
                 escape("\n".join(why)),
             )
         console.print(table)
@@ -164,11 +166,11 @@ def _print_inspection(console: Console, found: Inspection) -> None:
 
 def _suv_words(suv: dict[str, Any] | None) -> str:
     if suv is None:
-        return "-"
+        return ""
     factor = suv["factor"]
     if isinstance(factor, list):
-        return f"{suv['status']}\n{min(factor):.6g}…{max(factor):.6g}"
-    return f"{suv['status']}\n{factor:.6g}" if factor is not None else str(suv["status"])
+        return f"SUV {suv['status']}\nx {min(factor):.6g}…{max(factor):.6g}"
+    return f"SUV {suv['status']}" + (f"\nx {factor:.6g}" if factor is not None else "")
 
 
 def _explain(console: Console, result: DemoResult) -> None:
