@@ -221,6 +221,31 @@ def test_an_embedded_localizer_is_no_gap() -> None:
     assert (verdict.state, verdict.received) == (SeriesState.COMPLETE, 20)
 
 
+def test_mixed_orientations_are_never_whole() -> None:
+    tilted = (1.0, 0.0, 0.0, 0.0, 0.98, -0.2)
+    lower = pet_stack(10, image_index=1, number_of_slices=15)
+    upper = pet_stack(
+        5,
+        low=40.0,
+        series="1.2.3.4.1",
+        image_index=1,
+        number_of_slices=15,
+        image_orientation_patient=tilted,
+    )
+    verdict = judged(*lower, *upper, quiet=True)
+    assert verdict.state is SeriesState.INCONSISTENT
+    assert "5 images of another orientation" in verdict.reasons[0]
+    slices = (*ct_stack(20), *ct_stack(6, series="1.2.3.5.1", image_orientation_patient=tilted))
+    assert judged(*slices, role=Role.CT, quiet=True).state is SeriesState.INCONSISTENT
+
+
+def test_a_pet_slice_without_a_place_is_never_whole() -> None:
+    lost = pet(10, number_of_slices=10, image_index=10, image_position_patient=None)
+    verdict = judged(*pet_stack(9, number_of_slices=10), lost, quiet=True)
+    assert verdict.state is SeriesState.INCONSISTENT
+    assert "without a place" in verdict.reasons[0]
+
+
 @pytest.mark.parametrize("role", [Role.MR, Role.RTSTRUCT, Role.SR, Role.CT_SCOUT, Role.OTHER])
 def test_what_has_no_total_is_complete_when_quiet(role: Role) -> None:
     instances = ct_stack(3)

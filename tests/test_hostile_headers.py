@@ -3,10 +3,12 @@
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from facts_builder import AXIAL, CORONAL, CT, ENHANCED_PET, LEGACY_PET, PET, ct, evidence, pet
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from workers.completeness.stacks import main_stack
 from workers.header.facts import FrameFacts, InstanceFacts, PrivateFact
 from workers.pairing.selection import Override, PairingPolicy, PairState, decide_pair
 from workers.pairing.suv import SuvStatus, judge_suv
@@ -106,6 +108,11 @@ def some_series(
             own["frames"] = tuple(draw(st.lists(frames, max_size=2)))
         made.append(replace(make(number, series=uid, **own), sop_class_uid=sop_class))
     return tuple(made)
+
+
+@pytest.mark.parametrize("z", [1e6, -1.7e308, float("inf"), float("nan")])
+def test_a_position_that_no_scanner_reaches_is_none(z: float) -> None:
+    assert main_stack([pet(image_position_patient=(0.0, 0.0, z))]) is None
 
 
 @settings(max_examples=600, deadline=None)

@@ -8,11 +8,9 @@ from collections.abc import Sequence
 
 from workers.completeness.pet_role import REFORMATTED, image_words
 from workers.completeness.role_names import Role, RoleVerdict
-from workers.completeness.stacks import Slice, Stack, stacks_of
+from workers.completeness.stacks import LOCALIZER_IMAGES, Slice, Stack, stacks_of
 from workers.header.facts import InstanceFacts
 
-SCOUT_IMAGES = 4
-"""A localizer has one or two views, seldom more."""
 FEW_SLICES = 4
 _MIP = re.compile(r"\bMIP\b|\bMINIP\b|\bPROJECTION\b")
 _MONITORING = re.compile(r"\bMON\b|\bCINE\b|PERFUSION|\b4D\b")
@@ -45,11 +43,11 @@ def ct_role(instances: Sequence[InstanceFacts]) -> RoleVerdict:
 def _scout(members: Sequence[InstanceFacts], main: Stack) -> RoleVerdict | None:
     """Recognise localizers; ImageType alone is not reliable."""
     localizer = all("LOCALIZER" in one.image_type for one in members)
-    if localizer and not (main.is_axial and len(main.positions) > SCOUT_IMAGES):
+    if localizer and not (main.is_axial and len(main.positions) > LOCALIZER_IMAGES):
         return RoleVerdict(Role.CT_SCOUT, ("ImageType LOCALIZER",))
     words = image_words(members)
     plain = not (REFORMATTED.search(words) or _MIP.search(words) or words.startswith("DERIVED"))
-    if not main.is_axial and len(main.slices) <= SCOUT_IMAGES and plain:
+    if not main.is_axial and len(main.slices) <= LOCALIZER_IMAGES and plain:
         reason = f"{len(main.slices)} image(s) along the body, not reformatted"
         return RoleVerdict(Role.CT_SCOUT, (reason,))
     return None

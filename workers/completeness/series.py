@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from workers.completeness.role_names import Role
-from workers.completeness.stacks import Stack, main_stack
+from workers.completeness.stacks import Stack, main_stack, strays_of
 from workers.header.facts import InstanceFacts
 
 SHOWN = 3
@@ -152,6 +152,9 @@ def _faults(instances: list[InstanceFacts], role: Role) -> tuple[str, ...]:
             faults.append("no slice has a position")
         else:
             faults += _position_faults(stack, one_place=role in _ONE_PLACE)
+            strays = strays_of(instances, localizers=role is Role.CT)
+            if strays:
+                faults.append(f"{strays} images of another orientation or without a place")
     index_fault = _index_fault(instances) if role.is_pet else ""
     if index_fault:
         faults.append(index_fault)

@@ -5,7 +5,6 @@ Frames of multi-frame instances count as slices. Nothing here reads pixels or fi
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,10 +15,15 @@ from workers.header.facts import InstanceFacts, Vector3, Vector6
 
 SAME_POSITION_MM = 0.01
 """Slices closer than this lie at one position: no scanner steps so finely."""
+FARTHEST_MM = 1e5
+"""No image lies farther from the origin of its frame of reference."""
 GAP_STEPS = 1.5
 """A step above so many median steps is a gap (heuristic, pairing-science 2)."""
 SAME_ORIENTATION = 1e-3
 """Largest difference of a direction cosine within one stack (0.06 degrees)."""
+LOCALIZER_IMAGES = 4
+"""A localizer has one or two views, seldom more."""
+ACROSS_COSINE = 0.5
 AXIAL_COSINE = 0.8
 """A normal within 37 degrees of the patient's long axis is axial: gantry tilts stay below 30."""
 
@@ -150,6 +154,23 @@ def main_stack(instances: Sequence[InstanceFacts]) -> Stack | None:
     return stacks[0] if stacks else None
 
 
+def strays_of(instances: Sequence[InstanceFacts], *, localizers: bool) -> int:
+    """Count the slices outside the main stack, and the instances without any place.
+
+    `localizers`: a few images across the main stack, or said to be LOCALIZER, belong to a CT series
+    and do not count.
+    """
+    stacks = stacks_of(instances)
+    if not stacks:
+        return len(instances)
+    placed = {one.instance for stack in stacks for one in stack.slices}
+    unplaced = 0 if localizers else len(instances) - len(placed)
+    others = stacks[1:]
+    if localizers:
+        others = tuple(one for one in others if not _is_localizer(one, stacks[0], instances))
+    return unplaced + sum(len(one.slices) for one in others)
+
+
 def volume_instances(instances: Sequence[InstanceFacts]) -> tuple[InstanceFacts, ...]:
     """Leave out what does not belong to the main stack (an embedded localizer, a dose page).
 
@@ -178,12 +199,21 @@ def dot(a: Vector3, b: Vector3) -> float:
 def _placed(
     index: int, frame: int | None, position: Vector3 | None, orientation: Vector6 | None
 ) -> list[Slice]:
-    """Return the slice, unless its place is missing or no number."""
+    """Return the slice, unless its place is missing or none that a scanner reaches."""
     if position is None or orientation is None:
         return []
-    if not all(map(math.isfinite, (*position, *orientation))):
+    if not all(abs(value) <= FARTHEST_MM for value in position):  # NaN is refused by this too
+        return []
+    if not all(abs(value) <= 1 + SAME_ORIENTATION for value in orientation):
         return []
     return [Slice(index, frame, position, orientation)]
+
+
+def _is_localizer(stack: Stack, main: Stack, instances: Sequence[InstanceFacts]) -> bool:
+    if all("LOCALIZER" in instances[one.instance].image_type for one in stack.slices):
+        return True
+    across = abs(dot(stack.normal, main.normal)) < ACROSS_COSINE
+    return across and len(stack.slices) <= LOCALIZER_IMAGES
 
 
 def _alike(a: Vector6, b: Vector6) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 
-from workers.completeness.stacks import Stack, dot
+from workers.completeness.stacks import Stack, dot, strays_of
 from workers.pairing.evidence import SeriesEvidence
 
 _PARALLEL = 0.9
@@ -58,4 +58,5 @@ def is_sufficient(ct: SeriesEvidence, coverage: Coverage | None) -> bool:
     if stack is None or coverage is None or coverage.fraction < 1.0:
         return False
     one_each = len(stack.positions) == len(stack.slices)
-    return not stack.gaps and one_each and numbers_are_contiguous(ct)
+    strays = strays_of(ct.instances, localizers=True)
+    return not stack.gaps and one_each and not strays and numbers_are_contiguous(ct)

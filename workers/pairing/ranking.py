@@ -48,7 +48,7 @@ def rank_pets(pets: Sequence[SeriesEvidence]) -> list[SeriesEvidence]:
     ranked: list[SeriesEvidence] = []
     while left:
         longest = _extent(left[0])
-        tied = [one for one in left if _extent(one) >= EXTENT_TIE * longest]
+        tied = [one for one in left if _extent(one) >= EXTENT_TIE * longest] or left[:1]
         ranked += sorted(tied, key=_pet_key)
         left = [one for one in left if one not in tied]
     return ranked
