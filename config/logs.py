@@ -16,6 +16,9 @@ from typing import Any, TextIO
 
 from config.settings import LoggingSettings
 
+_QUOTING = ("pydicom", "pynetdicom", "rq", "watchdog")
+"""Libraries whose texts quote header values, peers and paths at every level."""
+
 
 def short(uid: str) -> str:
     """Return eight hex digits that stand for a UID or name in logs."""
@@ -92,11 +95,12 @@ def configure_logging(settings: LoggingSettings, stream: TextIO | None = None) -
     root.setLevel(logging.WARNING)  # libraries speak up only when something is wrong
     for package in ("config", "workers", "daemon"):
         logging.getLogger(package).setLevel(settings.level)
-    # their texts quote header values, peers and paths at every level
-    for noisy in ("pydicom", "pynetdicom", "rq", "watchdog"):
-        logging.getLogger(noisy).setLevel(
+    for quoting in _QUOTING:
+        logging.getLogger(quoting).setLevel(
             logging.DEBUG if settings.level == "DEBUG" else logging.CRITICAL
         )
+    if settings.level != "DEBUG":
+        handler.addFilter(_quotes_nobody)  # rq.worker has a level of its own
     logging.captureWarnings(True)
     logging.getLogger("py.warnings").setLevel(logging.ERROR)
 
@@ -124,10 +128,12 @@ def _error_words(record: logging.LogRecord) -> str:
     return f"{kind.__name__}{number} at {place}"
 
 
+def _quotes_nobody(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.CRITICAL or record.name.partition(".")[0] not in _QUOTING
+
+
 def _plain(value: Any) -> str:
     text = str(value)
-    return (
-        json.dumps(text, ensure_ascii=False)
-        if not text or any(c in text for c in ' "=\n')
-        else text
-    )
+    if text and text.isprintable() and not any(c in text for c in ' "='):
+        return text
+    return json.dumps(text, ensure_ascii=not text.isprintable())
