@@ -1,0 +1,205 @@
+"""Batches of the spool: durable, never doubled, removed when they are empty."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+
+import pytest
+from filing_world import FOLDER, SENDER, die, in_child
+
+from config.layout import Layout
+from config.settings import Settings
+from workers.spool.batches import (
+    BatchSource,
+    BatchWriter,
+    EntryName,
+    batch_names,
+    entries_of,
+    new_batch_name,
+    oldest_waiting,
+    read_source,
+    remove_if_empty,
+    waiting_entries,
+)
+
+
+@pytest.fixture
+def layout(settings: Settings) -> Layout:
+    return settings.layout
+
+
+def waiting(layout: Layout) -> list[str]:
+    return [entry.path for entry in waiting_entries(layout)]
+
+
+def test_an_entry_is_durable_before_it_is_named(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    original_fsync, original_rename = os.fsync, os.rename
+
+    def fsync(descriptor: int) -> None:
+        calls.append("fsync " + os.readlink(f"/proc/self/fd/{descriptor}"))
+        original_fsync(descriptor)
+
+    def rename(source: object, target: object) -> None:
+        calls.append(f"rename {target}")
+        original_rename(source, target)  # type: ignore[arg-type]
+
+    with BatchWriter(layout, SENDER) as batch:
+        monkeypatch.setattr(os, "fsync", fsync)
+        monkeypatch.setattr(os, "rename", rename)
+        entry = batch.publish((b"one", b"two"))
+        temporary = layout.incoming / f"{batch.name}.{entry.path}"
+        assert calls == [
+            f"fsync {temporary}",
+            f"rename {entry.where(layout)}",
+            f"fsync {batch.folder}",
+        ]
+    assert entry.where(layout).read_bytes() == b"onetwo"
+
+
+def test_the_description_is_there_before_the_first_entry(layout: Layout) -> None:
+    with BatchWriter(layout, SENDER) as batch:
+        assert read_source(layout, batch.name) == SENDER
+        assert json.loads((batch.folder / "batch.json").read_text())["calling_ae"] == "PACS"
+
+
+@pytest.mark.parametrize(
+    "path", ["", ".", "..", "a/../b", "/a", "a//b", "a/", "batch.json", "a\0b", "./a"]
+)
+def test_a_path_that_leaves_the_batch_is_refused(layout: Layout, path: str) -> None:
+    file = layout.incoming / "file"
+    file.write_bytes(b"x")
+    with BatchWriter(layout, FOLDER) as batch, pytest.raises(ValueError, match="path"):
+        batch.adopt(file, path)
+    assert file.exists()
+
+
+def test_a_path_is_taken_once(layout: Layout) -> None:
+    with BatchWriter(layout, FOLDER) as batch:
+        for expected in (True, False):
+            file = layout.incoming / "file"
+            file.write_bytes(b"x")
+            assert batch.has("a/b/c") is not expected
+            if expected:
+                batch.adopt(file, "a/b/c")
+            else:
+                with pytest.raises(FileExistsError):
+                    batch.adopt(file, "a/b/c")
+    assert waiting(layout) == ["a/b/c"]
+
+
+def test_an_empty_batch_goes_with_its_writer_and_a_full_one_stays(layout: Layout) -> None:
+    with BatchWriter(layout, SENDER):
+        pass
+    assert batch_names(layout) == []
+    with BatchWriter(layout, SENDER) as batch:
+        entry = batch.publish((b"x",))
+        assert not remove_if_empty(layout, batch.name)
+    assert not remove_if_empty(layout, batch.name)
+    entry.where(layout).unlink()
+    assert remove_if_empty(layout, batch.name)
+    assert remove_if_empty(layout, batch.name)
+    assert os.listdir(layout.ready) == []
+
+
+def test_a_batch_that_somebody_writes_is_not_removed(layout: Layout) -> None:
+    with BatchWriter(layout, SENDER) as batch:
+        assert not remove_if_empty(layout, batch.name)
+        assert batch.folder.is_dir()
+        batch.publish((b"x",))
+
+
+def test_a_batch_with_only_empty_folders_is_empty(layout: Layout) -> None:
+    with BatchWriter(layout, FOLDER) as batch:
+        file = layout.incoming / "file"
+        file.write_bytes(b"x")
+        entry = batch.adopt(file, "a/b/c")
+    entry.where(layout).unlink()
+    (batch.folder / "d" / "e").mkdir(parents=True)
+    assert remove_if_empty(layout, batch.name)
+
+
+def test_many_threads_publish_into_one_batch(layout: Layout) -> None:
+    with BatchWriter(layout, SENDER) as batch:
+        threads = [
+            threading.Thread(target=lambda: [batch.publish((b"x",)) for _ in range(10)])
+            for _ in range(8)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert waiting(layout) == [f"{number:08d}" for number in range(1, 81)]
+
+
+def test_what_could_not_be_published_leaves_nothing(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object) -> None:
+        raise OSError(28, "full")
+
+    with BatchWriter(layout, SENDER) as batch:
+        monkeypatch.setattr(os, "rename", failing)
+        with pytest.raises(OSError, match="full"):
+            batch.publish((b"x",))
+        with pytest.raises(OSError, match="full"):
+            BatchWriter(layout, SENDER)
+        monkeypatch.undo()
+    assert os.listdir(layout.incoming) == []
+    assert os.listdir(layout.ready) == []
+
+
+def test_a_batch_is_taken_up_again_after_its_writer_was_killed(layout: Layout) -> None:
+    name = new_batch_name(FOLDER)
+
+    def work() -> None:
+        batch = BatchWriter(layout, FOLDER, name)
+        file = layout.incoming / "file"
+        file.write_bytes(b"x")
+        batch.adopt(file, "a")
+        die()
+
+    assert in_child(work) == -9
+    with BatchWriter(layout, FOLDER, name) as batch:
+        assert batch.has("a")
+        with pytest.raises(ValueError, match="numbers"):
+            batch.publish((b"x",))
+        with pytest.raises(BlockingIOError):
+            BatchWriter(layout, FOLDER, name)
+
+
+def test_names_of_entries_are_hashes_that_tell_nobody(layout: Layout) -> None:
+    one, other = EntryName("f1", "Doe^John/1.dcm"), EntryName("f1", "Doe^John/2.dcm")
+    assert one.identifier != other.identifier
+    assert EntryName("f1Doe^John", "x").identifier != EntryName("f1", "Doe^Johnx").identifier
+    assert len(one.identifier) == 32
+    assert "Doe" not in one.identifier
+    source = BatchSource(kind="folder", folder="/data/Doe^John")
+    assert "Doe" not in source.key
+    assert one.where(layout) == layout.ready / "f1" / "Doe^John" / "1.dcm"
+
+
+def test_the_oldest_entry_tells_since_when_something_waits(layout: Layout) -> None:
+    assert oldest_waiting(layout) is None
+    with BatchWriter(layout, SENDER) as batch:
+        first = batch.publish((b"x",))
+        batch.publish((b"y",))
+    assert oldest_waiting(layout) == os.stat(first.where(layout)).st_ctime
+
+
+def test_folders_and_undecodable_names_are_walked(layout: Layout) -> None:
+    with BatchWriter(layout, FOLDER) as batch:
+        for number, path in enumerate(["b/2", "a/1", "a/z/0", os.fsdecode(b"\xff\xfe")]):
+            file = layout.incoming / f"file{number}"
+            file.write_bytes(b"x")
+            batch.adopt(file, path)
+    found = list(entries_of(layout, batch.name))
+    assert sorted(entry.path for entry in found) == sorted(
+        ["b/2", "a/1", "a/z/0", os.fsdecode(b"\xff\xfe")]
+    )
+    assert len({entry.identifier for entry in found}) == 4
+    assert list(entries_of(layout, "none")) == []
