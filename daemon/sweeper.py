@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import redis
 import sqlalchemy as sa
@@ -21,6 +22,7 @@ from config.logs import get_logger
 from config.settings import Settings
 from workers import clock, durable, queues
 from workers.completeness.judging import PairWish, judge_studies
+from workers.completeness.series import SeriesState
 from workers.index.engine import MetadataIndex, prepare_index
 from workers.index.tables import pair, series
 from workers.jobs import ask_for_pairs
@@ -64,11 +66,12 @@ class Sweeper:
         finally:
             connection.close()
         self.judge_quiet_series(now)
+        self._every("interrupted", _SWEEP_SECONDS, now, self.judge_interrupted)
         self._every("capped", _SWEEP_SECONDS, now, lambda: self._judge_capped(now))
         self._every("sweep", _SWEEP_SECONDS, now, self._clean)
         self._every("checkpoint", _CHECKPOINT_SECONDS, now, self._index.checkpoint)
 
-    def _every(self, name: str, seconds: float, now: float, action: Callable[[], None]) -> None:
+    def _every(self, name: str, seconds: float, now: float, action: Callable[[], object]) -> None:
         if now >= self._due.get(name, 0.0):
             self._due[name] = now + seconds
             action()
@@ -122,6 +125,39 @@ class Sweeper:
                 )
                 .values(quiet=True)
             )
+        return self._judge(due)
+
+    def judge_interrupted(self) -> list[PairWish]:
+        """Judge what a killed process filed or found quiet and did not come to judge.
+
+        Filing sets a series back to receiving, and no verdict on a quiet series is that.
+        """
+        with self._index.read() as connection:
+            found = connection.execute(
+                sa.select(series.c.id, series.c.study_id).where(
+                    series.c.quiet.is_(True),
+                    series.c.instances > 0,
+                    series.c.state == str(SeriesState.RECEIVING),
+                )
+            ).all()
+        return self._judge(found)
+
+    def judge_waiting_pairs(self) -> list[PairWish]:
+        """Judge every study whose pair waits: once at start, for a verdict that a kill prevented."""
+        with self._index.read() as connection:
+            studies = connection.execute(
+                sa.select(pair.c.study_id).where(
+                    pair.c.state == "pending", pair.c.generation == pair.c.done_generation
+                )
+            ).scalars()
+            waiting = set(studies)
+        wishes = judge_studies(self._index, self._settings, waiting)
+        ask_for_pairs(self._settings, wishes)
+        return wishes
+
+    def _judge(self, due: Sequence[Any]) -> list[PairWish]:
+        if not due:
+            return []
         wishes = judge_studies(
             self._index, self._settings, {row.study_id for row in due}, [row.id for row in due]
         )
@@ -225,6 +261,7 @@ def run_sweeper(settings: Settings, stop: threading.Event) -> None:
         if restored:
             log.warning("exchanges-finished", pairs=restored)
         sweeper = Sweeper(index, settings)
+        sweeper.judge_waiting_pairs()
         while not stop.is_set():
             try:
                 sweeper.tick(clock.monotonic())
