@@ -143,7 +143,7 @@ class Sweeper:
         return self._judge(found)
 
     def judge_waiting_pairs(self) -> list[PairWish]:
-        """Judge every study whose pair waits: once at start, for a verdict that a kill prevented."""
+        """Judge every study whose pair waits, at start: a kill may have prevented a verdict."""
         with self._index.read() as connection:
             studies = connection.execute(
                 sa.select(pair.c.study_id).where(
