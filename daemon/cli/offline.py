@@ -5,6 +5,7 @@ own.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -205,7 +206,9 @@ def _explain(console: Console, result: DemoResult) -> None:
     words = ", ".join(f"{number} {name}" for name, number in counts.items())
     console.print(f"\n[bold]5. Counted[/bold] {words}")
     console.print(f"\nPicture: {result.folder / 'qc.png'}")
-    console.print(f"Look on: petct-ingest status --root {result.settings.layout.root}")
+    called = sys.argv[0]  # .venv/bin/petct-ingest where it is not on PATH
+    program = called if called.endswith("petct-ingest") else "petct-ingest"
+    console.print(f"Look on: {program} status --root {result.settings.layout.root}")
 
 
 def _seconds_between(first: str, last: str) -> float:
