@@ -59,6 +59,8 @@ class PairOptions:
     nifti: bool = False
     threads: int = 0
     """Threads that decode; 0 for one a core."""
+    bridge_gaps: bool = False
+    """Interpolate where slices are missing in the middle: only where a person forced the pair."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ def _build(
     options: PairOptions,
     out: Path,
 ) -> PairSummary:
-    pet_source, ct_source = _source(pet, "PET"), _source(ct, "CT")
+    pet_source, ct_source = _source(pet, "PET", options), _source(ct, "CT", options)
     target = target_grid(options.grid, pet_source.layout.grid, ct_source.layout.grid)
     numbers = _slice_numbers(pet, pet_source)
     factors = _factors(suv, numbers)
@@ -182,10 +184,10 @@ def target_grid(name: str, pet: Grid, ct: Grid) -> Grid:
     raise ValueError(f"unknown grid {name!r}: pet, ct or isotropic:<mm>")
 
 
-def _source(series: SeriesInput, name: str) -> Source:
+def _source(series: SeriesInput, name: str, options: PairOptions) -> Source:
     try:
         kept, repeats = without_repeats(series)
-        volume = plan_volume(kept.facts)
+        volume = plan_volume(kept.facts, bridge_gaps=options.bridge_gaps)
         check_size(volume.size)
     except (PairingRefused, DataError) as error:
         raise type(error)(f"{name}: {error}") from error

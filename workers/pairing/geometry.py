@@ -70,12 +70,13 @@ class VolumeGeometry:
     warnings: tuple[str, ...] = ()
 
 
-def plan_volume(slices: Sequence[InstanceFacts]) -> VolumeGeometry:
+def plan_volume(slices: Sequence[InstanceFacts], *, bridge_gaps: bool = False) -> VolumeGeometry:
     """Sort the slices of one series into a volume.
 
     An instance that is given twice counts once. Raises PairingRefused with the reason in words: no
     place in space, mixed orientations or sizes, two different slices at one position, a tilt, a
-    gap, too few slices.
+    gap, too few slices. With `bridge_gaps` (a person forced the pair) a gap is interpolated over
+    and is a warning.
     """
     planes = planes_of(slices)
     if len(planes) < 2:
@@ -92,7 +93,10 @@ def plan_volume(slices: Sequence[InstanceFacts]) -> VolumeGeometry:
     name = axis_name(normal)
     _refuse_same_position(positions, ordered, name)
     warnings = _sideways(ordered, row, column)
-    _refuse_gap(positions, ordered, name)
+    if gap := _gap(positions, ordered, name):
+        if not bridge_gaps:
+            raise PairingRefused(gap)
+        warnings += (f"{gap}: interpolated over, because the pair was forced",)
     start, step, deviation = _fit(positions)
     uniform = deviation <= UNIFORM_STEPS * step
     if not uniform:
@@ -196,19 +200,20 @@ def _sideways(ordered: Sequence[SliceFacts], row: Vector3, column: Vector3) -> t
     return ()
 
 
-def _refuse_gap(
+def _gap(
     positions: npt.NDArray[np.float64], ordered: Sequence[SliceFacts], name: str
-) -> None:
+) -> str | None:
+    """Say where a slice is missing between two others, or None."""
     steps = np.diff(positions)
     usual = statistics.median(steps.tolist())
     wide = np.flatnonzero(steps > GAP_STEPS * usual)
     if not len(wide):
-        return
+        return None
     axis = "xyz".index(name)
     at = int(wide[0])
     middle = (ordered[at].position[axis] + ordered[at + 1].position[axis]) / 2
     missing = max(1, round(float(steps[at]) / usual) - 1)
-    raise PairingRefused(
+    return (
         f"gap at {name} = {middle:.1f} mm: {steps[at]:.2f} mm between slices that are "
         f"{usual:.2f} mm apart elsewhere ({_count(missing)} missing)"
         + (f"; {len(wide) - 1} more gaps" if len(wide) > 1 else "")

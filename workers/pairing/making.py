@@ -85,9 +85,14 @@ def make_pair(index: MetadataIndex, settings: Settings, pair_id: int, generation
             return _put_in_place(index, layout, wanted, building, summary)
 
 
-def options_of(settings: PairingSettings) -> PairOptions:
-    """Return what the settings say about the arrays."""
-    return PairOptions(grid=settings.grid, ct_dtype=settings.ct_dtype, nifti=settings.nifti)
+def options_of(settings: PairingSettings, override: Override | None) -> PairOptions:
+    """Return what the settings and a person say about the arrays."""
+    return PairOptions(
+        grid=settings.grid,
+        ct_dtype=settings.ct_dtype,
+        nifti=settings.nifti,
+        bridge_gaps=override is not None and override.forced,
+    )
 
 
 @contextmanager
@@ -135,7 +140,7 @@ def _build(wanted: _Wanted, settings: PairingSettings, out: Path) -> PairSummary
         warnings=(),
         made_at=clock.utc_now(),
     )
-    return build_pair(pet, ct, suv, context, options_of(settings), out)
+    return build_pair(pet, ct, suv, context, options_of(settings, wanted.override), out)
 
 
 def _read_wanted(connection: Connection, layout: Layout, pair_id: int) -> _Wanted | None:

@@ -91,7 +91,7 @@ def pair_folder(
     building = out.with_name(f".{out.name}.{secrets.token_hex(4)}.tmp")
     building.mkdir()
     try:
-        summary = build_pair(pet, ct, suv, context, options_of(settings), building)
+        summary = build_pair(pet, ct, suv, context, options_of(settings, override), building)
         exchange_folder(building, out)
     except (PairingRefused, DataError) as error:
         return OfflinePair(one.study_uid, "held", (str(error),), decision.pet, decision.ct, None)
