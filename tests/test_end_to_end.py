@@ -91,15 +91,14 @@ def test_studies_from_wire_and_folder_are_filed_once_and_paired_in_time(
     one = installation
     wire, folder = (list(studies[name]) for name in STUDIES)
     total = len(wire) + len(folder)
+    source = {name: copied(test_data / "studies" / name, tmp_path / name) for name in STUDIES}
     second = copied(test_data / "studies" / "STS_003", tmp_path / "second")
     with one.run() as process:
         with PairWatch(one.layout.archive, STUDIES) as watch, ExitStack() as stack:
             began = time.time()
             quarters = (wire[start::4] for start in range(4))
             senders = [stack.enter_context(one.sending(files)) for files in quarters]
-            subprocess.run(
-                ["cp", "-r", test_data / "studies" / "STS_003", one.inbox], check=True, timeout=60
-            )
+            subprocess.run(["cp", "-r", source["STS_003"], one.inbox], check=True, timeout=60)
             subprocess.run(["mv", second, one.inbox], check=True, timeout=60)
             dropped = time.time()
             for sender in senders:
@@ -117,7 +116,7 @@ def test_studies_from_wire_and_folder_are_filed_once_and_paired_in_time(
         assert all(seconds < PAIR_SECONDS for seconds in latencies(one).values())
 
         before = one.tree(), one.ask("select * from instance order by id"), pairs_of(one)
-        other_way_round(one, studies, test_data, arrivals=total + len(folder))
+        other_way_round(one, studies, source["STS_002"], arrivals=total + len(folder))
         after = one.tree(), one.ask("select * from instance order by id"), pairs_of(one)
         assert after == before
         assert_filed_and_paired(one, studies, duplicates=len(folder) + total)
@@ -126,20 +125,18 @@ def test_studies_from_wire_and_folder_are_filed_once_and_paired_in_time(
         assert_nobody_died(process)
 
 
-def other_way_round(one, studies, test_data, arrivals):
+def other_way_round(one, studies, folder, arrivals):
     """Send by C-STORE what was dropped, drop what was sent; DCMTK encodes anew on the way."""
     with one.sending(list(studies["STS_003"])) as sender:
-        subprocess.run(
-            ["cp", "-r", test_data / "studies" / "STS_002", one.inbox], check=True, timeout=60
-        )
+        subprocess.run(["cp", "-r", folder, one.inbox], check=True, timeout=60)
         assert sender.process.wait(60) == 0, sender.stderr
     more = sum(len(files) for files in studies.values())
     wait_until(lambda: one.arrived() >= arrivals + more, 60, "every duplicate counted")
-    sizes = one.ask(
+    anew = one.ask(
         "select count(*) from arrival join instance using (instance_uid)"
         " where outcome = 'duplicate' and arrival.dataset_sha256 != instance.dataset_sha256"
     )
-    assert sizes[0][0] > 0, "bytes that differ are what this is about"
+    assert anew[0][0] > 0, "bytes that differ are what this is about"
 
 
 def assert_filed_and_paired(one, studies, duplicates):
