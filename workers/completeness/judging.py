@@ -20,7 +20,7 @@ from config.logs import get_logger, short
 from config.settings import PairingSettings, Settings
 from workers import clock
 from workers.completeness.evidence import SeriesRow, StudyEvidence, current_version, gather
-from workers.completeness.roles import Role, RoleVerdict, judge_role
+from workers.completeness.roles import RoleVerdict, judge_role
 from workers.completeness.series import Completeness, judge_completeness
 from workers.completeness.stacks import dot, normal_of
 from workers.filing.rows import insert_event
@@ -272,7 +272,7 @@ def _write_series(
 
 def _write_pair(connection: Connection, settings: Settings, judged: _Judged) -> PairWish | None:
     decision, study_id = judged.decision, judged.evidence.study.id
-    has_pet = any(role.role is Role.PET_AC for role, _ in judged.verdicts.values())
+    has_pet = any(role.role.is_pet for role, _ in judged.verdicts.values())
     row = connection.execute(sa.select(pair).where(pair.c.study_id == study_id)).first()
     if row is None:
         if not has_pet and decision.state is not PairState.HELD:
