@@ -283,11 +283,10 @@ def _write_pair(connection: Connection, settings: Settings, judged: _Judged) -> 
         )  # fmt: skip
         row = connection.execute(sa.select(pair).where(pair.c.study_id == study_id)).one()
     state, generation = _next_state(row, judged)
-    changes: dict[str, Any] = {
-        "state": state,
-        "decision": json.dumps(_words_of(decision)),
-        "generation": generation,
-    }
+    changes: dict[str, Any] = {"state": state, "generation": generation}
+    if decision.state is not PairState.WAITING or generation == row.done_generation:
+        # else: what is being made keeps the words that it was decided with
+        changes["decision"] = json.dumps(_words_of(decision))
     if not (state == "held" and decision.state is PairState.READY):
         changes["reasons"] = json.dumps(decision.reasons)  # else: why its making was refused
     if decision.state is not PairState.WAITING:
