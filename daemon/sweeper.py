@@ -23,6 +23,8 @@ from config.settings import Settings
 from workers import clock, durable, queues
 from workers.completeness.judging import PairWish, judge_studies
 from workers.completeness.series import SeriesState
+from workers.errors import StoreUnavailable
+from workers.identity import check_identity
 from workers.index.engine import MetadataIndex, prepare_index
 from workers.index.tables import pair, series
 from workers.jobs import ask_for_pairs
@@ -245,6 +247,13 @@ class Sweeper:
     # left-overs -----------------------------------------------------------------------------------
 
     def _clean(self) -> None:
+        known = self._index.identities()
+        try:
+            check_identity(self._layout.archive, known.archive, "archive")
+            check_identity(self._layout.spool, known.spool, "spool")
+        except StoreUnavailable as error:
+            log.warning("store-unavailable", error=str(error))
+            return
         for batch in batch_names(self._layout):
             remove_if_empty(self._layout, batch)
         older = time.time() - _STALE_SECONDS
