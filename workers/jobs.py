@@ -115,7 +115,10 @@ def _entries(settings: Settings, batches: Mapping[str, Any]) -> Iterator[EntryNa
             continue
         wanted = set(identifiers)
         for entry in entries_of(settings.layout, batch):
+            if not wanted:
+                break  # the rest of a large batch belongs to other jobs
             if entry.identifier in wanted:
+                wanted.discard(entry.identifier)
                 yield entry
 
 
