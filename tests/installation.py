@@ -102,8 +102,12 @@ class Installation:
 
     def left_in_spool(self) -> list[str]:
         """Every file that waits in the spool or was left there."""
-        folders = (self.layout.incoming, self.layout.ready)
-        return [str(path) for folder in folders for path in folder.rglob("*") if path.is_file()]
+        return [
+            os.path.join(folder, name)
+            for top in (self.layout.incoming, self.layout.ready)
+            for folder, _, names in os.walk(top)  # not rglob: folders go while we look
+            for name in names
+        ]
 
     def assert_filed_once(self, uids: Iterable[str]) -> None:
         """Each of these instances, and no other, is once in tree and index, and the spool empty."""

@@ -22,7 +22,7 @@ from running import wait_until
 from workers.filing import quarantine
 from workers.spool.batches import read_source, waiting_entries
 
-INTAKE = "valkey,sweep,receive,watch"
+INTAKE, REST = "receive,watch", "valkey,sweep,filing,pairing"
 SET_ASIDE = ("quarantined", "variant", "conflict")
 CLIENTS = (("dcmsend", "-dn", "-nuc"), ("storescu", "-R"))
 """The first keeps a compressed file as it is, the second sends what has no file meta."""
@@ -104,7 +104,7 @@ def filed(files, tmp_path_factory):
             fate.client, fate.acknowledged = job.result()
         origins = origins_of(one, list(found))
         assert process.end() == 0
-    with one.run() as process:
+    with one.run("--roles", REST) as process:
         wait_until(lambda: one.arrived() >= len(origins), 120, "every entry filed")
         assert process.end() == 0
     for entry, *row in one.ask(
