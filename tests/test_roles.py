@@ -206,7 +206,7 @@ def test_an_embedded_localizer_does_not_change_the_series() -> None:
         99, image_type=("ORIGINAL", "PRIMARY", "LOCALIZER"), image_orientation_patient=CORONAL
     )
     assert role_of(scout, *ct_stack(30)) is Role.CT
-    assert "1 images of other orientation are set aside" in reasons_of(scout, *ct_stack(30))
+    assert "left out for another orientation: 1 image" in reasons_of(scout, *ct_stack(30))
     reformat = ct_stack(30, image_type=("DERIVED", "SECONDARY", "REFORMATTED"))
     assert role_of(scout, *reformat) is Role.CT_REFORMATTED
 

@@ -36,7 +36,8 @@ def ct_role(instances: Sequence[InstanceFacts]) -> RoleVerdict:
     set_aside = len(instances) - len(members)
     if not set_aside:
         return verdict
-    reason = f"{set_aside} images of other orientation are set aside"
+    images = "1 image" if set_aside == 1 else f"{set_aside} images"
+    reason = f"left out for another orientation: {images}"
     return RoleVerdict(verdict.role, (*verdict.reasons, reason))
 
 

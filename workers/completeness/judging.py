@@ -202,7 +202,9 @@ def _fingerprint(
     """
     rows = {one.uid: one for one in (*evidence.series, *evidence.elsewhere)}
     pet, ct = rows[decision.pet or ""], rows[decision.ct or ""]
-    near = _near_the_pet(evidence.facts[pet.id], evidence.facts[ct.id])
+    near = None
+    if settings.grid != "ct":  # there every CT slice is in the arrays
+        near = _near_the_pet(evidence.facts[pet.id], evidence.facts[ct.id])
     words: list[object] = [
         settings.grid, settings.ct_dtype, settings.nifti, settings.strict_suv,
         settings.require_suv, asdict(override) if override else None,

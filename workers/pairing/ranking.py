@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from workers.completeness.series import SeriesState
 from workers.header.facts import InstanceFacts
 from workers.pairing.coverage import Coverage, coverage_of, is_sufficient
 from workers.pairing.evidence import SeriesEvidence
@@ -94,6 +95,9 @@ def ct_reasons(one: RankedCt) -> tuple[str, ...]:
         reasons.append(f"{one.seconds_apart / 60:.0f} min from the PET")
     if not one.series.same_study:
         reasons.append("of another study of the patient")
+    if one.series.completeness.state is SeriesState.RECEIVING:
+        slices = len(one.series.instances)
+        return (*reasons, f"CT {slices} slices so far: sufficient where gap-free over the PET")
     return (*reasons, *one.series.completeness.reasons)
 
 
