@@ -21,7 +21,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 import sqlalchemy as sa
@@ -57,6 +57,10 @@ from workers.index.tables import instance, series
 from workers.spool.batches import BatchSource, EntryName, read_source, remove_if_empty
 
 log = get_logger(__name__)
+
+
+_Homes = dict[tuple[str, str], list[PurePosixPath]]
+"""The folders of series, by StudyInstanceUID and SeriesInstanceUID."""
 
 
 @dataclass(slots=True)
@@ -301,13 +305,14 @@ class Filer:
         """Link what is new, compare what is known; return what must be looked at again."""
         again = []
         folders: dict[Path, int] = {}
+        homes: _Homes = {}
         seen: set[str] = set()
         for work in works:
             if work.found is None or work.row is not None:
                 continue
             if work.uid in known:
                 with hand.holding(work.identifier):
-                    self._meet_known(work, known[work.uid])
+                    self._meet_known(work, known[work.uid], homes)
             elif work.uid in seen or work.place is None:
                 again.append(work)  # twice in one batch: the second after the first is committed
             else:
@@ -324,6 +329,8 @@ class Filer:
 
         A folder that exists was perhaps made by a run that was killed before it was durable.
         """
+        if not folders:
+            return
         with self._index.read() as connection:
             used = folders_in_use(connection, list(folders.values()))
         parents: set[Path] = set()
@@ -378,10 +385,10 @@ class Filer:
 
     # the same SOPInstanceUID again ----------------------------------------------------------------
 
-    def _meet_known(self, work: _Work, known: KnownInstance) -> None:
+    def _meet_known(self, work: _Work, known: KnownInstance, homes: _Homes) -> None:
         """Judge an entry whose SOPInstanceUID the index knows."""
         kept = self._layout.archive / known.path
-        self._remove_strays(work, kept)
+        self._remove_strays(work, kept, homes)
         facts, policy = work.instance.facts, self._settings.filing.duplicates
         if not kept.exists():
             if work.instance.digests.dataset == known.digests.dataset:
@@ -435,15 +442,17 @@ class Filer:
         else:
             work.adopted, work.target = found, target
 
-    def _remove_strays(self, work: _Work, kept: Path) -> None:
+    def _remove_strays(self, work: _Work, kept: Path, homes: _Homes) -> None:
         """Remove the entry's bytes from where no row knows them: a run that lost a race left them.
 
         A SOPInstanceUID has one row, and so one file.
         """
         facts = work.instance.facts
-        with self._index.read() as connection:
-            folders = folders_of(connection, facts.study_instance_uid, facts.series_instance_uid)
-        for folder in folders:
+        home = facts.study_instance_uid, facts.series_instance_uid
+        if home not in homes:
+            with self._index.read() as connection:
+                homes[home] = folders_of(connection, *home)
+        for folder in homes[home]:
             stray = self._layout.archive / folder / f"{work.uid}.dcm"
             if stray != kept and self._is_there(work, stray):
                 stray.unlink(missing_ok=True)
