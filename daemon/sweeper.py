@@ -256,20 +256,25 @@ class Sweeper:
             return
         for batch in batch_names(self._layout):
             remove_if_empty(self._layout, batch)
+        self.finish_exchanges()
         older = time.time() - _STALE_SECONDS
         for path in _temporary(self._layout):
             if durable.remove_stale(path, older):
                 log.info("left-over-removed", kind=path.parent.name)
+
+    def finish_exchanges(self) -> None:
+        """Put back the pairs that a kill in the middle of an exchange left without a folder."""
+        restored = finish_exchanges(self._index, self._layout)
+        if restored:
+            log.warning("exchanges-finished", pairs=restored)
 
 
 def run_sweeper(settings: Settings, stop: threading.Event) -> None:
     """Sweep until `stop` is set; prepares the index first."""
     index = prepare_index(settings)
     try:
-        restored = finish_exchanges(index, settings.layout)
-        if restored:
-            log.warning("exchanges-finished", pairs=restored)
         sweeper = Sweeper(index, settings)
+        sweeper.finish_exchanges()
         sweeper.judge_waiting_pairs()
         while not stop.is_set():
             try:
@@ -287,5 +292,7 @@ def _temporary(layout: Layout) -> list[Path]:
     for folder in (layout.incoming, layout.archive_private / "tmp"):
         if folder.is_dir():
             found.extend(folder.iterdir())
+    # an old pair between two renames may be the only one that stands: `finish_exchanges` knows
+    found = [path for path in found if not path.match("pair-*.old")]
     found.extend(layout.quarantine.glob(".*.tmp"))
     return found

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
+import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -11,7 +15,7 @@ import sqlalchemy as sa
 from config.layout import Layout
 from workers import durable
 from workers.index.engine import MetadataIndex
-from workers.index.tables import pair
+from workers.index.tables import pair, study
 
 
 def exchange_folder(building: Path, target: Path) -> None:
@@ -30,21 +34,55 @@ def exchange_folder(building: Path, target: Path) -> None:
     durable.fsync_folder(target.parent)
 
 
+@contextmanager
+def pair_lock(layout: Layout, pair_id: int) -> Iterator[bool]:
+    """Hold the lock of a pair; False when somebody else holds it."""
+    with open(layout.locks / f"pair-{pair_id}", "ab") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
 def finish_exchanges(index: MetadataIndex, layout: Layout) -> int:
     """Put back the pairs that a kill between two renames (no RENAME_EXCHANGE) left without a
-    folder.
+    folder, and remove the old ones that have been replaced.
 
-    Called at start, before any pair is made; returns how many were put back.
+    A pair that is being made is left alone, so this may run at any time; returns how many were put
+    back.
     """
     done = 0
     for old in (layout.archive_private / "tmp").glob("pair-*.old"):
         pair_id = int(old.name.split("-")[1])
-        with index.read() as connection:
-            place = connection.execute(
-                sa.select(pair.c.folder).where(pair.c.id == pair_id)
-            ).scalar()
-        if place and not (layout.archive / place).exists():
-            os.rename(old, layout.archive / place)
-            durable.fsync_folder((layout.archive / place).parent)
-            done += 1
+        with pair_lock(layout, pair_id) as alone:
+            if alone and old.exists():
+                done += _finish(index, layout, old, pair_id)
     return done
+
+
+def _finish(index: MetadataIndex, layout: Layout, old: Path, pair_id: int) -> bool:
+    """Put one old pair back where nothing took its place; tell whether it was."""
+    with index.read() as connection:
+        row = connection.execute(
+            sa.select(pair.c.folder, study.c.study)
+            .join(study, study.c.id == pair.c.study_id)
+            .where(pair.c.id == pair_id)
+        ).first()
+    if row is not None and row.folder and row.study == _study_in(old):
+        target = layout.archive / row.folder
+        if not target.exists():
+            os.rename(old, target)
+            durable.fsync_folder(target.parent)
+            return True
+    shutil.rmtree(old, ignore_errors=True)
+    return False
+
+
+def _study_in(folder: Path) -> str:
+    """Return which study a pair is of: an index made anew may have numbered pairs otherwise."""
+    try:
+        return str(json.loads((folder / "pair.json").read_bytes())["study"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""

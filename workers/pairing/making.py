@@ -8,7 +8,6 @@ done. Killed anywhere, the old pair stands whole or the new one does; running ag
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import secrets
@@ -34,7 +33,7 @@ from workers.identity import check_identity
 from workers.index.engine import MetadataIndex
 from workers.index.tables import folder, instance, pair, series, study
 from workers.pairing.build import PairContext, PairOptions, PairSummary, SeriesInput, build_pair
-from workers.pairing.exchanging import exchange_folder
+from workers.pairing.exchanging import exchange_folder, pair_lock
 from workers.pairing.selection import Override
 from workers.pairing.suv import judge_suv
 from workers.pairing.volume_input import volume_input
@@ -69,7 +68,7 @@ def make_pair(index: MetadataIndex, settings: Settings, pair_id: int, generation
     """
     layout = settings.layout
     check_identity(layout.archive, index.identities().archive, "archive")
-    with _alone(layout, pair_id) as alone:
+    with pair_lock(layout, pair_id) as alone:
         if not alone:
             return "busy"
         with index.write() as connection:
@@ -93,18 +92,6 @@ def options_of(settings: PairingSettings, override: Override | None) -> PairOpti
         nifti=settings.nifti,
         bridge_gaps=override is not None and override.forced,
     )
-
-
-@contextmanager
-def _alone(layout: Layout, pair_id: int) -> Iterator[bool]:
-    """Hold the lock of a pair; False when somebody else holds it."""
-    with open(layout.locks / f"pair-{pair_id}", "ab") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True
 
 
 @contextmanager
