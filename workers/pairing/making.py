@@ -222,6 +222,8 @@ def _put_in_place(
         row = connection.execute(sa.select(pair).where(pair.c.id == wanted.pair_id)).one()
         if row.generation != wanted.generation or row.done_generation >= wanted.generation:
             return "stale"
+        if row.state != "pending":  # held meanwhile: a verdict that a finished pair must not undo
+            return "stale"
         exchange_folder(building, target)
         connection.execute(
             pair.update()
