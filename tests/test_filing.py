@@ -492,3 +492,49 @@ def test_a_reason_in_quarantine_is_withdrawn_where_the_next_run_judges_otherwise
     world.file_all()
     world.check()
     assert world.outcomes() == {"filed": 1}
+
+
+# order --------------------------------------------------------------------------------------------
+
+
+def test_names_are_durable_before_the_commit_and_the_commit_comes_before_the_unlink(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also the names of folders that a run made which was killed before it made them durable."""
+    files = small_instances(tmp_path / "made", 2)
+    world.put({"first": changed(files[0], SOPInstanceUID="2.25.1")})
+    world.file_all()
+    (row,) = world.rows(folder)
+    made = world.layout.archive / row.home / "studies" / row.digits
+    shutil.rmtree(world.layout.archive / row.home)
+    made.mkdir(parents=True)
+    with world.index.write() as connection:
+        connection.execute(instance.delete())
+        connection.execute(series.update().values(instances=0))
+    (entry,) = world.put({"second": files[1]})
+    calls: list[str] = []
+    fsync, link, unlink = os.fsync, os.link, os.unlink
+
+    def record(kind: str, path: Any) -> None:
+        calls.append(f"{kind} {os.path.relpath(path, world.layout.root)}")
+
+    monkeypatch.setattr(
+        os, "fsync", lambda fd: (record("fsync", os.readlink(f"/proc/self/fd/{fd}")), fsync(fd))[1]
+    )
+    monkeypatch.setattr(os, "link", lambda a, b, **kw: (record("link", b), link(a, b, **kw))[1])
+    monkeypatch.setattr(os, "unlink", lambda a, **kw: (record("unlink", a), unlink(a, **kw))[1])
+    sa.event.listen(world.index.engine, "commit", lambda _: calls.append("commit"))
+    world.file()
+    monkeypatch.undo()
+    target = os.path.relpath(made, world.layout.root)
+    linked = calls.index(f"link {target}/{uid_of(files[1])}.dcm")
+    spool = os.path.relpath(entry.where(world.layout), world.layout.root)
+    unlinked = calls.index(f"unlink {spool}")
+    durable_from = calls.index(f"fsync {target}", linked)
+    last_commit = max(n for n, call in enumerate(calls[:unlinked]) if call == "commit")
+    assert linked < durable_from < last_commit < unlinked
+    between = calls[linked:last_commit]
+    parents = [target.rsplit("/", depth)[0] for depth in range(1, target.count("/") + 1)]
+    assert "archive" in parents
+    for parent in parents:
+        assert f"fsync {parent}" in between, f"the names in {parent} are not durable"
