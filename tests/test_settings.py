@@ -65,7 +65,7 @@ def test_every_key_has_words_beside_or_above_it() -> None:
     ("text", "key", "nearest"),
     [
         ("[receiver]\nprot = 104", "receiver.prot", "receiver.port"),
-        ("[reciever]\nport = 104", "reciever", "receiver"),
+        ("[receivr]\nport = 104", "receivr", "receiver"),
         ("[filing]\nport = 104", "filing.port", "receiver.port"),
         (
             '[[watch]]\npath = "/x"\nsetle_seconds = 1',
