@@ -139,7 +139,7 @@ def test_everything_killed_in_the_middle_loses_nothing_that_was_acknowledged(one
     files = list(delivery.sent.values())
     with one.run("--roles", ROLES) as process, one.sending(files, "-v") as sender:
         shutil.copytree(delivery.drop, one.inbox / "drop")
-        wait_until(lambda: one.arrived() >= 500, 120, "the middle")
+        wait_until(lambda: one.arrived() >= 300, 120, "the middle")
         kill_all(process)
         assert sender.process.wait(60) != 0
         first = acknowledged(sender)
