@@ -123,10 +123,11 @@ def pair(
 
 @contextmanager
 def _progress(*, quiet: bool = False) -> Iterator[Callable[[str, int, int], None]]:
-    """Show one bar for each thing that goes on, on stderr."""
+    """Show one bar for each thing that goes on, on stderr, where a person watches it."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
                TimeRemainingColumn())  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True), disable=quiet) as bars:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=quiet or not console.is_terminal) as bars:
         tasks: dict[str, Any] = {}
 
         def step(what: str, done: int, total: int) -> None:
