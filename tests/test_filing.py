@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -35,7 +36,7 @@ from rq.timeouts import JobTimeoutException
 
 from workers import durable
 from workers.errors import StoreUnavailable
-from workers.filing import examining, protocol, quarantine
+from workers.filing import examining, meeting, protocol, quarantine
 from workers.filing.protocol import Filer
 from workers.header.facts import InstanceFacts
 from workers.index.engine import open_index
@@ -271,25 +272,33 @@ def test_what_was_rolled_back_is_not_reported(
     assert world.outcomes() == {"filed": 3}
 
 
-@pytest.mark.parametrize("function", ["examine", "compare_files", "insert_arrivals"])
+@pytest.mark.parametrize(
+    ("module", "function"),
+    [(protocol, "examine"), (meeting, "compare_files"), (protocol, "insert_arrivals")],
+    ids=["examine", "compare", "insert"],
+)
 def test_a_job_that_runs_out_of_time_leaves_its_entries(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str
+    world: World,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    module: ModuleType,
+    function: str,
 ) -> None:
     files = small_instances(tmp_path / "made", 3)
     world.put({"first": files[0]})
     world.file_all()
     world.put({"1": files[1], "2": files[2], "again": recoded(files[0])})
-    original = getattr(protocol, function)
+    original = getattr(module, function)
 
     def late(*_: Any, **__: Any) -> Any:
         raise JobTimeoutException
 
-    monkeypatch.setattr(protocol, function, late)
+    monkeypatch.setattr(module, function, late)
     with pytest.raises(JobTimeoutException):
         world.file()
     assert len(world.waiting()) == 3
     assert world.outcomes() == {"filed": 1}
-    monkeypatch.setattr(protocol, function, original)
+    monkeypatch.setattr(module, function, original)
     world.file_all()
     world.check()
     assert world.outcomes() == {"filed": 3, "duplicate": 1}

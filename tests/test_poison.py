@@ -22,7 +22,7 @@ from filing_world import (
 )
 from running import wait_until
 
-from workers.filing import protocol
+from workers.filing import meeting, protocol
 from workers.filing.examining import examine
 from workers.filing.poison import Hand
 
@@ -77,7 +77,7 @@ def test_a_worker_that_is_killed_while_it_compares_counts_too(
     world.put({"first": content})
     world.file_all()
     (entry,) = world.put({"again": recoded(content)})
-    monkeypatch.setattr(protocol, "compare_files", lambda *_: die())
+    monkeypatch.setattr(meeting, "compare_files", lambda *_: die())
     for _ in range(3):
         world.let_go()
         assert in_child(lambda: world.file() and None) == -signal.SIGKILL

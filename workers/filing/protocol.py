@@ -16,33 +16,31 @@ send an entry to quarantine; errors of the system leave it where it is.
 
 from __future__ import annotations
 
-import fcntl
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
-from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 from rq.timeouts import BaseTimeoutException
 
-from config.logs import get_logger, short
+from config.logs import get_logger
 from config.settings import Settings
 from workers import clock, durable
 from workers.completeness.series import SeriesState
 from workers.errors import BadIdentity, DataError, IndexUnusable, StoreUnavailable
 from workers.filing import quarantine
-from workers.filing.comparing import Comparison, Likeness, compare_files
-from workers.filing.examining import Instance, Skip, examine
+from workers.filing.examining import Skip, examine
 from workers.filing.journal import append_facts
+from workers.filing.linking import Linker, same_bytes, same_file
+from workers.filing.meeting import Homes, Meeting
 from workers.filing.placing import Place, place_instance
 from workers.filing.poison import Hand
 from workers.filing.rows import (
-    ArrivalRow,
     KnownInstance,
     folders_in_use,
-    folders_of,
     header_columns,
     insert_arrivals,
     insert_event,
@@ -50,6 +48,7 @@ from workers.filing.rows import (
     known_arrivals,
     known_instances,
 )
+from workers.filing.work import Work, lock_entry, quarantine_work
 from workers.identity import check_identity
 from workers.index.engine import MetadataIndex, insert_new_rows
 from workers.index.queries import SET_ASIDE
@@ -57,10 +56,6 @@ from workers.index.tables import instance, series
 from workers.spool.batches import BatchSource, EntryName, read_source, remove_if_empty
 
 log = get_logger(__name__)
-
-
-_Homes = dict[tuple[str, str], list[PurePosixPath]]
-"""The folders of series, by StudyInstanceUID and SeriesInstanceUID."""
 
 
 @dataclass(slots=True)
@@ -77,49 +72,6 @@ class FilingReport:
         self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
 
 
-@dataclass(slots=True)
-class _Work:
-    """One entry in hand: locked, examined, on its way."""
-
-    entry: EntryName
-    path: Path
-    file: BinaryIO
-    source: BatchSource
-    found: Instance | None = None
-    place: Place | None = None
-    target: Path | None = None
-    adopted: Instance | None = None
-    """What the file in the tree is, where equal elements in other bytes lay there already."""
-    row: ArrivalRow | None = None
-    replaces: KnownInstance | None = None
-
-    @property
-    def identifier(self) -> str:
-        return self.entry.identifier
-
-    @property
-    def instance(self) -> Instance:
-        if self.found is None:
-            raise LookupError("this entry was not examined yet, or is no instance")
-        return self.found
-
-    @property
-    def uid(self) -> str:
-        return self.instance.facts.sop_instance_uid
-
-    @property
-    def home(self) -> tuple[str, ...]:
-        """What decides its folder: equal for all instances that go there together."""
-        facts = self.instance.facts
-        return (
-            facts.study_instance_uid,
-            facts.series_instance_uid,
-            facts.patient_id,
-            facts.accession_number,
-            self.entry.batch,
-        )
-
-
 class Filer:
     """File entries of one installation; one object a worker process."""
 
@@ -128,6 +80,8 @@ class Filer:
         self._settings = settings
         self._layout = settings.layout
         self._identities = index.identities()
+        self._linker = Linker(self._layout)
+        self._meeting = Meeting(index, settings, self._linker)
 
     def file_entries(self, entries: Iterable[EntryName]) -> FilingReport:
         """File a batch; where it fails as a whole, entry by entry.
@@ -180,7 +134,7 @@ class Filer:
             self._place(works)
             known = self._known(works)
             if known and self._settings.filing.duplicates == "replace":
-                stack.enter_context(self._alone())
+                stack.enter_context(self._meeting.alone())
                 known = self._known(works)
             again = self._link(works, known, hand)
             self._commit(works, again, report)
@@ -195,19 +149,19 @@ class Filer:
 
     def _take(
         self, names: Sequence[EntryName], stack: ExitStack, hand: Hand, report: FilingReport
-    ) -> list[_Work]:
+    ) -> list[Work]:
         works = []
         sources: dict[str, BatchSource] = {}
         for name in names:
             path = name.where(self._layout)
-            file = _lock(path)
+            file = lock_entry(path)
             if file is None:
                 report.left += 1
                 continue
             stack.enter_context(file)
             if name.batch not in sources:
                 sources[name.batch] = self._source_of(name.batch)
-            works.append(_Work(name, path, file, sources[name.batch]))
+            works.append(Work(name, path, file, sources[name.batch]))
         with self._index.read() as connection:
             done = known_arrivals(connection, [work.identifier for work in works])
         for work in works:
@@ -223,7 +177,7 @@ class Filer:
             log.warning("batch-without-description", batch=batch)
             return BatchSource(kind="folder")
 
-    def _examine(self, works: Sequence[_Work], hand: Hand) -> None:
+    def _examine(self, works: Sequence[Work], hand: Hand) -> None:
         deadly = self._settings.filing.poison_deaths
         for work in works:
             try:
@@ -232,15 +186,17 @@ class Filer:
                 with hand.holding(work.identifier):
                     result = examine(work.file, os.path.basename(work.entry.path), work.source)
                 if isinstance(result, Skip):
-                    work.row = self._row(work, "skipped", reason=result.reason)
+                    work.becomes("skipped", reason=result.reason)
                 else:
                     work.found = result
             except DataError as error:
-                self._quarantine(work, "quarantined", error.code, str(error))
+                quarantine_work(
+                    self._layout.quarantine, work, "quarantined", error.code, str(error)
+                )
 
     # 2. study, series, folder ---------------------------------------------------------------------
 
-    def _place(self, works: Sequence[_Work]) -> None:
+    def _place(self, works: Sequence[Work]) -> None:
         fresh: list[dict[str, object]] = []
         places: dict[tuple[str, ...], Place | DataError] = {}
         with self._index.write() as connection:
@@ -258,10 +214,12 @@ class Filer:
         for work in found:
             refused = places.get(work.home)
             if isinstance(refused, DataError) and work.uid not in known:
-                self._quarantine(work, "quarantined", refused.code, str(refused))
+                quarantine_work(
+                    self._layout.quarantine, work, "quarantined", refused.code, str(refused)
+                )
 
     def _place_of(
-        self, connection: sa.Connection, work: _Work, fresh: list[dict[str, object]]
+        self, connection: sa.Connection, work: Work, fresh: list[dict[str, object]]
     ) -> Place | DataError:
         """Find or make the place of an entry; a new series' source is noted in `fresh`."""
         facts, source = work.instance.facts, work.source
@@ -294,25 +252,25 @@ class Filer:
 
     # 3. and 4. link, and make the folders durable -------------------------------------------------
 
-    def _known(self, works: Sequence[_Work]) -> dict[str, KnownInstance]:
+    def _known(self, works: Sequence[Work]) -> dict[str, KnownInstance]:
         wanted = {work.uid for work in works if work.found and work.row is None}
         with self._index.read() as connection:
             return known_instances(connection, wanted)
 
     def _link(
-        self, works: Sequence[_Work], known: Mapping[str, KnownInstance], hand: Hand
-    ) -> list[_Work]:
+        self, works: Sequence[Work], known: Mapping[str, KnownInstance], hand: Hand
+    ) -> list[Work]:
         """Link what is new, compare what is known; return what must be looked at again."""
         again = []
         folders: dict[Path, int] = {}
-        homes: _Homes = {}
+        homes: Homes = {}
         seen: set[str] = set()
         for work in works:
             if work.found is None or work.row is not None:
                 continue
             if work.uid in known:
                 with hand.holding(work.identifier):
-                    self._meet_known(work, known[work.uid], homes)
+                    self._meeting.meet_known(work, known[work.uid], homes)
             elif work.uid in seen or work.place is None:
                 again.append(work)  # twice in one batch: the second after the first is committed
             else:
@@ -342,7 +300,7 @@ class Filer:
         for parent in parents:
             durable.fsync_folder(parent)
 
-    def _link_new(self, work: _Work) -> None:
+    def _link_new(self, work: Work) -> None:
         """Link an entry that no row knows to its final name."""
         if work.place is None:
             raise LookupError("this entry has no place yet")
@@ -350,183 +308,25 @@ class Filer:
         target = folder / f"{work.uid}.dcm"
         if not os.path.normpath(target).startswith(f"{os.path.normpath(self._layout.archive)}/"):
             reason = f"its folder would lie outside the archive: {work.place.home!r}"
-            self._quarantine(work, "quarantined", BadIdentity.code, reason)
+            self._refuse(work, BadIdentity.code, reason)
             return
         durable.make_folders(folder)
         try:
-            self._link_to(work, target)
+            self._linker.link(work, target)
         except FileExistsError:
-            if not self._same_file(work, target) and not _same_bytes(work, target):
-                self._meet_unknown(work, target)
+            if not same_file(work, target) and not same_bytes(work, target):
+                self._meeting.meet_unknown(work, target)
                 return
         work.target = target
 
-    def _link_to(self, work: _Work, target: Path) -> None:
-        temporary = self._temporary(work)
-        temporary.unlink(missing_ok=True)  # of a run that was killed
-        try:
-            os.link(work.path, target, follow_symlinks=False)
-        except OSError as error:
-            if error.errno not in durable.NO_LINK_ERRORS:
-                raise
-            try:  # spool and archive on two file systems
-                temporary.parent.mkdir(exist_ok=True)
-                durable.copy_new(work.path, temporary, 0o644)
-                os.link(temporary, target)
-            finally:
-                temporary.unlink(missing_ok=True)
-
-    def _temporary(self, work: _Work, kind: str = "") -> Path:
-        """Name a half-made file of an entry; nobody else makes one, for the entry is locked."""
-        return self._layout.archive_private / "tmp" / f"{work.identifier}{kind}.tmp"
-
-    def _same_file(self, work: _Work, target: Path) -> bool:
-        return os.path.samestat(os.fstat(work.file.fileno()), os.stat(target))
-
     # the same SOPInstanceUID again ----------------------------------------------------------------
 
-    def _meet_known(self, work: _Work, known: KnownInstance, homes: _Homes) -> None:
-        """Judge an entry whose SOPInstanceUID the index knows."""
-        kept = self._layout.archive / known.path
-        self._remove_strays(work, kept, homes)
-        facts, policy = work.instance.facts, self._settings.filing.duplicates
-        if not kept.exists():
-            if work.instance.digests.dataset == known.digests.dataset:
-                durable.make_folders(kept.parent)
-                self._link_to(work, kept)
-                durable.fsync_folder(kept.parent)
-                log.warning("instance-restored", instance=short(work.uid))
-                work.replaces = known  # its file meta may differ from that of the file that was
-                work.row = self._row(work, "duplicate", reason="the file was missing: restored")
-                return
-            comparison = Comparison(Likeness.CONFLICT, "the file in the tree is missing")
-        elif (facts.study_instance_uid, facts.series_instance_uid) != (known.study, known.series):
-            where = "study" if facts.study_instance_uid != known.study else "series"
-            comparison = Comparison(
-                Likeness.CONFLICT, f"the same SOPInstanceUID is filed in another {where}"
-            )
-        elif work.instance.digests.file != known.digests.file and self._is_there(work, kept):
-            self._finish_replacing(work, known)
-            return
-        elif (
-            work.instance.digests.dataset == known.digests.dataset
-            and facts.transfer_syntax_uid == known.transfer_syntax_uid
-        ):
-            comparison = Comparison(Likeness.DUPLICATE, "equal bytes")
-        else:
-            comparison = compare_files(kept, work.path)
-        if comparison.likeness is Likeness.DUPLICATE and policy != "quarantine":
-            work.row = self._row(work, "duplicate", reason=comparison.reason)
-        elif policy == "replace" and kept.exists() and known.is_home_of(facts):
-            self._replace(work, known, kept, comparison)
-        else:
-            self._set_aside(work, comparison, known)
-
-    def _meet_unknown(self, work: _Work, target: Path) -> None:
-        """Judge an entry whose final name is taken by other bytes that no row knows.
-
-        Another worker may be about to commit them, or a lost index knew them.
-        """
-        comparison = compare_files(target, work.path)
-        if comparison.likeness is not Likeness.DUPLICATE:
-            self._set_aside(work, comparison, None)
-            return
-        try:
-            with open(target, "rb") as there:
-                found = examine(there, target.name, BatchSource(kind="folder"))
-        except DataError as error:
-            found = Skip(str(error))
-        if isinstance(found, Skip):
-            reason = f"the file in the tree cannot be filed: {found.reason}"
-            self._set_aside(work, Comparison(Likeness.CONFLICT, reason), None)
-        else:
-            work.adopted, work.target = found, target
-
-    def _remove_strays(self, work: _Work, kept: Path, homes: _Homes) -> None:
-        """Remove the entry's bytes from where no row knows them: a run that lost a race left them.
-
-        A SOPInstanceUID has one row, and so one file.
-        """
-        facts = work.instance.facts
-        home = facts.study_instance_uid, facts.series_instance_uid
-        if home not in homes:
-            with self._index.read() as connection:
-                homes[home] = folders_of(connection, *home)
-        for folder in homes[home]:
-            stray = self._layout.archive / folder / f"{work.uid}.dcm"
-            if stray != kept and self._is_there(work, stray):
-                stray.unlink(missing_ok=True)
-
-    def _is_there(self, work: _Work, path: Path) -> bool:
-        """Tell whether a file of the tree is this entry, or a copy of it."""
-        try:
-            return self._same_file(work, path) or _same_bytes(work, path)
-        except FileNotFoundError:
-            return False
-
-    def _set_aside(self, work: _Work, comparison: Comparison, known: KnownInstance | None) -> None:
-        kept: dict[str, object] = {}
-        if known is not None:
-            kept = {"path": str(known.path), **asdict(known.digests)}
-        self._quarantine(
-            work,
-            str(comparison.likeness)
-            if comparison.likeness is not Likeness.DUPLICATE
-            else "quarantined",
-            str(comparison.likeness),
-            comparison.reason,
-            kept=kept,
-            changed=comparison.changed,
-        )
-
-    def _replace(
-        self, work: _Work, known: KnownInstance, kept: Path, comparison: Comparison
-    ) -> None:
-        """Put the newer instance in the place of the first, which goes to quarantine whole.
-
-        One process at a time replaces (`_alone`): else two would each set aside the same first one.
-        """
-        old = quarantine.Reason(
-            entry=work.identifier,
-            outcome="replaced",
-            code="replaced",
-            reason=f"replaced by a newer one: {comparison.reason}",
-            at=clock.utc_now(),
-            source=asdict(work.source),
-            original_path=str(known.path),
-            size=kept.stat().st_size,
-            sha256=known.digests.file,
-            dataset_sha256=known.digests.dataset,
-            instance_uid=work.uid,
-            changed=comparison.changed,
-        )
-        quarantine.set_aside(self._layout.quarantine, kept, old)
-        beside = self._temporary(work, ".new")
-        beside.parent.mkdir(exist_ok=True)
-        beside.unlink(missing_ok=True)
-        self._link_to(work, beside)
-        os.replace(beside, kept)
-        durable.fsync_folder(kept.parent)
-        work.replaces = known
-        work.row = self._row(work, "replaced", reason=comparison.reason)
-
-    def _finish_replacing(self, work: _Work, known: KnownInstance) -> None:
-        """Commit a file that a run put into the tree before it was killed."""
-        work.replaces = known
-        set_aside = quarantine.file_of(self._layout.quarantine, work.identifier).exists()
-        outcome = "replaced" if set_aside else "duplicate"
-        work.row = self._row(work, outcome, reason="its file was in the tree already")
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Be the only process that replaces instances of this archive."""
-        with open(self._layout.archive_private / "replacing.lock", "ab") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+    def _refuse(self, work: Work, code: str, reason: str) -> None:
+        quarantine_work(self._layout.quarantine, work, "quarantined", code, reason)
 
     # 5. commit ------------------------------------------------------------------------------------
 
-    def _commit(self, works: Sequence[_Work], again: list[_Work], report: FilingReport) -> None:
+    def _commit(self, works: Sequence[Work], again: list[Work], report: FilingReport) -> None:
         if not any(work.row is not None or work.target is not None for work in works):
             return
         self._withdraw(works)
@@ -540,7 +340,7 @@ class Filer:
                 if work.uid not in new:
                     again.append(work)  # another worker was faster
                 elif work.place is not None:
-                    work.row = self._row(work, "filed")
+                    work.becomes("filed")
                     key = (work.place.study_id, work.place.series_id, work.source.key)
                     filed[key] = filed.get(key, 0) + 1
             insert_arrivals(connection, [work.row for work in works if work.row is not None])
@@ -581,7 +381,7 @@ class Filer:
         report.touched_studies.update(study_id for study_id, _, _ in filed)
         report.touched_series.update(series_id for _, series_id, _ in filed)
 
-    def _withdraw(self, works: Sequence[_Work]) -> None:
+    def _withdraw(self, works: Sequence[Work]) -> None:
         """Take back from quarantine what a killed run set aside and this one judges otherwise."""
         for work in works:
             outcome = work.row.outcome if work.row is not None else "filed"
@@ -590,15 +390,13 @@ class Filer:
                 if quarantine.reason_of(place, work.identifier).exists():
                     quarantine.remove(place, work.identifier)
 
-    def _instance_row(self, work: _Work, at: str) -> dict[str, Any]:
+    def _instance_row(self, work: Work, at: str) -> dict[str, Any]:
         """Return the row of a linked instance."""
         if work.place is None or work.target is None:
             raise LookupError("this entry was not linked yet")
         return instance_values(work.adopted or work.instance, work.place, work.target.name, at)
 
-    def _update_instance(
-        self, connection: sa.Connection, work: _Work, known: KnownInstance
-    ) -> None:
+    def _update_instance(self, connection: sa.Connection, work: Work, known: KnownInstance) -> None:
         connection.execute(
             series.update()
             .where(series.c.id == known.series_id)
@@ -615,80 +413,6 @@ class Filer:
             )
         )
 
-    # words ----------------------------------------------------------------------------------------
-
-    def _quarantine(
-        self,
-        work: _Work,
-        outcome: str,
-        code: str,
-        reason: str,
-        *,
-        kept: dict[str, object] | None = None,
-        changed: tuple[str, ...] = (),
-    ) -> None:
-        """Keep an entry in quarantine with its reason; the arrival is committed with the batch."""
-        found = work.found
-        size = os.fstat(work.file.fileno()).st_size
-        words = quarantine.Reason(
-            entry=work.identifier,
-            outcome=outcome,
-            code=code,
-            reason=reason,
-            at=clock.utc_now(),
-            source=asdict(work.source),
-            original_path=work.entry.path,
-            size=size,
-            sha256=found.digests.file if found else "",
-            dataset_sha256=found.digests.dataset if found else "",
-            instance_uid=found.facts.sop_instance_uid if found else "",
-            series=found.facts.series_instance_uid if found else "",
-            study=found.facts.study_instance_uid if found else "",
-            kept=dict(kept or {}),
-            changed=changed,
-        )
-        quarantine.set_aside(self._layout.quarantine, work.path, words)
-        work.row = self._row(work, outcome, code=code, reason=reason)
-        log.warning("quarantined", entry=work.identifier, outcome=outcome, code=code)
-
-    def _row(
-        self, work: _Work, outcome: str, *, code: str | None = None, reason: str | None = None
-    ) -> ArrivalRow:
-        found = work.found
-        return ArrivalRow(
-            entry=work.identifier,
-            outcome=outcome,
-            source=work.source.key,
-            at=clock.utc_now(),
-            size=os.fstat(work.file.fileno()).st_size,
-            instance_uid=found.facts.sop_instance_uid if found else None,
-            dataset_sha256=found.digests.dataset if found else None,
-            code=code,
-            reason=reason,
-        )
-
 
 class _Poison(DataError):
     code = "poison"
-
-
-def _lock(path: Path) -> BinaryIO | None:
-    """Open and lock an entry; None when it is busy, gone, or no file."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    file = open(descriptor, "rb")  # noqa: SIM115 - closed by the caller's stack
-    try:
-        if durable.try_lock(descriptor) and os.path.samestat(os.fstat(descriptor), os.stat(path)):
-            return file
-    except FileNotFoundError:
-        pass  # unlinked between open and lock: another worker is done with it
-    file.close()
-    return None
-
-
-def _same_bytes(work: _Work, target: Path) -> bool:
-    if os.stat(target).st_size != work.instance.size:
-        return False
-    return durable.sha256_of(target) == work.instance.digests.file

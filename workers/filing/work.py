@@ -1,0 +1,127 @@
+"""One entry on its way from the spool into the tree: what is known of it, what became of it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from config.logs import get_logger
+from workers import clock, durable
+from workers.filing import quarantine
+from workers.filing.examining import Instance
+from workers.filing.placing import Place
+from workers.filing.rows import ArrivalRow, KnownInstance
+from workers.spool.batches import BatchSource, EntryName
+
+log = get_logger(__name__)
+
+
+@dataclass(slots=True)
+class Work:
+    """One entry in hand: locked, examined, on its way."""
+
+    entry: EntryName
+    path: Path
+    file: BinaryIO
+    source: BatchSource
+    found: Instance | None = None
+    place: Place | None = None
+    target: Path | None = None
+    adopted: Instance | None = None
+    """What the file in the tree is, where equal elements in other bytes lay there already."""
+    row: ArrivalRow | None = None
+    replaces: KnownInstance | None = None
+
+    @property
+    def identifier(self) -> str:
+        return self.entry.identifier
+
+    @property
+    def instance(self) -> Instance:
+        if self.found is None:
+            raise LookupError("this entry was not examined yet, or is no instance")
+        return self.found
+
+    @property
+    def uid(self) -> str:
+        return self.instance.facts.sop_instance_uid
+
+    @property
+    def home(self) -> tuple[str, ...]:
+        """What decides its folder: equal for all instances that go there together."""
+        facts = self.instance.facts
+        return (
+            facts.study_instance_uid,
+            facts.series_instance_uid,
+            facts.patient_id,
+            facts.accession_number,
+            self.entry.batch,
+        )
+
+    def becomes(self, outcome: str, *, code: str | None = None, reason: str | None = None) -> None:
+        """Say what became of the entry; the row is committed with its batch."""
+        found = self.found
+        self.row = ArrivalRow(
+            entry=self.identifier,
+            outcome=outcome,
+            source=self.source.key,
+            at=clock.utc_now(),
+            size=os.fstat(self.file.fileno()).st_size,
+            instance_uid=found.facts.sop_instance_uid if found else None,
+            dataset_sha256=found.digests.dataset if found else None,
+            code=code,
+            reason=reason,
+        )
+
+
+def lock_entry(path: Path) -> BinaryIO | None:
+    """Open and lock an entry; None when it is busy, gone, or no file."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    file = open(descriptor, "rb")  # noqa: SIM115 - closed by the caller's stack
+    try:
+        if durable.try_lock(descriptor) and os.path.samestat(os.fstat(descriptor), os.stat(path)):
+            return file
+    except FileNotFoundError:
+        pass  # unlinked between open and lock: another worker is done with it
+    file.close()
+    return None
+
+
+def quarantine_work(
+    place: Path,
+    work: Work,
+    outcome: str,
+    code: str,
+    reason: str,
+    *,
+    kept: dict[str, object] | None = None,
+    changed: tuple[str, ...] = (),
+) -> None:
+    """Keep an entry in quarantine with its reason; the arrival is committed with the batch."""
+    found = work.found
+    size = os.fstat(work.file.fileno()).st_size
+    words = quarantine.Reason(
+        entry=work.identifier,
+        outcome=outcome,
+        code=code,
+        reason=reason,
+        at=clock.utc_now(),
+        source=asdict(work.source),
+        original_path=work.entry.path,
+        size=size,
+        sha256=found.digests.file if found else "",
+        dataset_sha256=found.digests.dataset if found else "",
+        instance_uid=found.facts.sop_instance_uid if found else "",
+        series=found.facts.series_instance_uid if found else "",
+        study=found.facts.study_instance_uid if found else "",
+        kept=dict(kept or {}),
+        changed=changed,
+    )
+    quarantine.set_aside(place, work.path, words)
+    work.becomes(outcome, code=code, reason=reason)
+    log.warning("quarantined", entry=work.identifier, outcome=outcome, code=code)
