@@ -56,6 +56,7 @@ class Sweeper:
         self._due: dict[str, float] = {}
         self._pairs_asked = 0.0
         self._entries_asked = 0.0
+        self._oldest: str | None = None
 
     def tick(self, now: float) -> None:
         """Do everything that is due at `now` (monotonic seconds)."""
@@ -81,10 +82,17 @@ class Sweeper:
     # entries without a job ------------------------------------------------------------------------
 
     def _dispatch(self, connection: redis.Redis, now: float) -> None:
-        """Queue waiting entries when the queue has nothing to do, or after ten minutes."""
+        """Queue waiting entries when the queue has nothing to do, or after ten minutes.
+
+        The oldest must have been there at the last look (or at the start): what comes in now has a
+        dispatcher of its own.
+        """
         first = next(waiting_entries(self._layout), None)
+        before, self._oldest = self._oldest, first.identifier if first else ""
         if first is None:
             self._entries_asked = now
+            return
+        if before not in (None, first.identifier):
             return
         again = now - self._entries_asked >= _AGAIN_SECONDS
         if not again and not queues.idle(connection, queues.FILING):

@@ -202,6 +202,22 @@ def test_entries_of_a_lost_queue_are_dispatched_again(
     connection.close()
 
 
+def test_an_entry_that_has_just_come_is_left_to_its_dispatcher(
+    queued: tuple[World, QueueServer], tmp_path: Path
+) -> None:
+    world, valkey = queued
+    files = small_instances(tmp_path / "made", 1)
+    sweeper = Sweeper(world.index, world.settings)
+    sweeper.tick(1000.0)
+    world.put({"new": files[0]})
+    connection = valkey.connect()
+    sweeper.tick(1003.0)
+    assert queues.depths(connection)["filing"] == 0
+    sweeper.tick(1006.0)
+    assert queues.depths(connection)["filing"] == 1
+    connection.close()
+
+
 def test_a_queue_server_that_is_away_stops_no_verdict(
     queued: tuple[World, QueueServer], tmp_path: Path
 ) -> None:
@@ -219,6 +235,7 @@ def test_a_queue_server_that_is_away_stops_no_verdict(
     valkey.start()
     world.put({"waits again": files[0]})
     sweeper.tick(after(world, 200))
+    sweeper.tick(after(world, 203))
     connection = valkey.connect()
     assert queues.depths(connection)["filing"] == 1
     connection.close()
