@@ -251,6 +251,25 @@ def test_the_last_pet_slice_missing_is_said_as_such(site: Site) -> None:
     site.is_held_because("PET 7 of 8, no gap: slices are missing at an end")
 
 
+def test_forcing_over_a_missing_slice_says_so_and_the_slice_makes_it_whole(site: Site) -> None:
+    late = images(PET)
+    missing = late.pop(3)
+    site.send(*images(CT), *late)
+    site.wait()
+    site.told("held", "force", study().study_uid)
+    site.make()
+    first = site.loaded.meta
+    assert (site.state, first.shape[0]) == ("ready", 8)
+    assert any("overruled: PET 7 of 8, gap" in one for one in first.decision["reasons"])
+    assert any(words.startswith("PET: ") for words in first.warnings), first.warnings
+    assert first.pet.resampled
+    site.send(missing)
+    site.settle()
+    second = site.loaded.meta
+    assert (site.state, site.revision) == ("ready", 2)
+    assert (second.warnings, second.pet.resampled) == ((), False)
+
+
 def test_a_late_ct_slice_within_the_pets_extent_makes_a_new_revision(
     sites: Callable[..., Site],
 ) -> None:
