@@ -186,8 +186,8 @@ def test_a_file_that_changes_while_it_is_copied_is_not_published(
     drop = Drop(settings, elsewhere, mode)
     copy_new = durable.copy_new
 
-    def copy_and_grow(source: Path, target: Path) -> None:
-        copy_new(source, target)
+    def copy_and_grow(source: Path, target: Path, mode: int) -> None:
+        copy_new(source, target, mode)
         if "b.dcm" in source.name:
             with open(os.open(source, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK), "ab") as file:
                 file.write(b"more")
