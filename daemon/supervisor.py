@@ -27,7 +27,7 @@ from daemon.errors import AlreadyRunning, DaemonError
 from daemon.processes import Notifier, die_with_parent
 from daemon.valkey import answers
 from workers.durable import try_lock
-from workers.queues import FILING, PAIRING, socket_path
+from workers.queues import FILING, PAIRING, remove_socket_folder, socket_path
 
 FIRST_DELAY_SECONDS = 0.2
 LONGEST_DELAY_SECONDS = 30.0
@@ -267,7 +267,10 @@ def run_all(settings: Settings, options: Sequence[str], only: Collection[str] = 
         from workers.index.engine import prepare_index  # heavy, and only here
 
         prepare_index(settings).close()
-        Supervisor(settings, roles, (sys.executable, "-P", "-m", "daemon"), options).run()
+        try:
+            Supervisor(settings, roles, (sys.executable, "-P", "-m", "daemon"), options).run()
+        finally:
+            remove_socket_folder(settings.layout)
 
 
 @contextlib.contextmanager

@@ -8,12 +8,14 @@ import subprocess
 import sys
 import time
 import zlib
+from pathlib import Path
 
 import pytest
 import redis
 from rq import Queue
 from rq.serializers import JSONSerializer
 
+from config.settings import load_settings
 from workers import queues
 from workers.errors import StoreUnavailable
 from workers.queues import FILING, PAIRING
@@ -215,3 +217,15 @@ def test_a_folder_that_others_may_enter_is_not_used_for_the_socket(long_layout):
     folder.chmod(0o777)
     with pytest.raises(StoreUnavailable, match="0700"):
         queues.make_socket_folder(long_layout)
+
+
+def test_the_stand_in_folder_of_a_long_path_is_removed_with_its_server(tmp_path: Path) -> None:
+    layout = load_settings(root=tmp_path / ("long" * 30), environ={}).layout
+    layout.make_private()
+    path = queues.make_socket_folder(layout)
+    path.touch()
+    assert path.parent.exists()
+    queues.remove_socket_folder(layout)
+    assert not path.parent.exists()
+    queues.remove_socket_folder(layout)
+    assert layout.run.exists()

@@ -16,6 +16,7 @@ import stat
 import zlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -80,6 +81,15 @@ def make_socket_folder(layout: Layout) -> Path:
     path.parent.mkdir(mode=0o700, exist_ok=True)
     _check_socket_folder(layout, path.parent)
     return path
+
+
+def remove_socket_folder(layout: Layout) -> None:
+    """Remove the folder in /tmp that stood in for a path too long, once its server has ended."""
+    path = socket_path(layout)
+    if path.parent != layout.run:
+        with suppress(OSError):  # never made, or another server is quicker
+            path.unlink(missing_ok=True)
+            path.parent.rmdir()
 
 
 def _check_socket_folder(layout: Layout, folder: Path) -> None:
