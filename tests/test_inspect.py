@@ -147,9 +147,9 @@ def test_a_link_that_the_user_names_is_followed(phantom: Path, tmp_path: Path) -
 
 
 def test_a_name_that_is_no_text_can_be_shown(own: Path) -> None:
-    (own / os.fsdecode(b"caf\xe9.txt")).write_text("no DICOM")
+    (own / os.fsdecode(b"not\xe9.txt")).write_text("no DICOM")
     (shown,) = [one["path"] for one in inspected(own)["rejected"]]
-    assert shown.endswith("caf\\xe9.txt")
+    assert shown.endswith("not\\xe9.txt")
     shown.encode("utf-8")
 
 
