@@ -26,6 +26,7 @@ def resample_turned(
     """Yield the slices of a target grid that is turned against the source, slab by slab.
 
     `slab_of(start, stop)` returns source slices (C, H, W); only those around a slab are asked for.
+    It is computed in float64: the origin of a slab rounds differently from that of the volume.
     """
     sigmas = smoothing_sigmas(source, target)
     margin = [len(gaussian_kernel(sigma)) // 2 + 2 for sigma in sigmas]
@@ -37,7 +38,7 @@ def resample_turned(
             yield from (np.full(target.shape[1:], fill, np.float32) for _ in range(start, stop))
             continue
         (x0, x1), (y0, y1), (z0, z1) = box
-        part = np.ascontiguousarray(slab_of(z0, z1)[:, y0:y1, x0:x1])
+        part = slab_of(z0, z1)[:, y0:y1, x0:x1].astype(np.float64)
         image = as_image(part, source, (x0, y0, z0))
         if any(sigmas):
             variances = [sigma**2 for sigma in sigmas]
@@ -94,7 +95,7 @@ def _resample(image: sitk.Image, target: Grid, slab: tuple[int, int], fill: floa
         target.spacing,
         [value for row in target.direction for value in row],
         fill,
-        sitk.sitkFloat32,
+        sitk.sitkFloat64,
     )
-    array: Single = sitk.GetArrayFromImage(result)
+    array: Single = sitk.GetArrayFromImage(result).astype(np.float32)
     return array
