@@ -75,7 +75,8 @@ def look(settings: Settings) -> Status:
 
 
 def _waiting(settings: Settings) -> int:
-    return sum(1 for _ in waiting_entries(settings.layout)) + count_unclaimed(settings)
+    # watched folders first: a file that is claimed meanwhile is counted twice, never not at all
+    return count_unclaimed(settings) + sum(1 for _ in waiting_entries(settings.layout))
 
 
 def _depths(settings: Settings) -> tuple[dict[str, int], list[str]]:
