@@ -109,7 +109,7 @@ def test_a_boot_starts_the_quiet_time_anew(filed: World) -> None:
     assert (row.last_boot, row.last_monotonic, row.quiet) == (clock.boot_id(), now, False)
     sweeper.judge_quiet_series(now + 59)
     assert not the_series(filed).quiet
-    sweeper.judge_quiet_series(now + 60)
+    sweeper.judge_quiet_series(now + 60.001)
     assert the_series(filed).quiet
 
 
