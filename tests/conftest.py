@@ -60,6 +60,7 @@ def settings(tmp_path: Path) -> Settings:
     )
     settings.layout.make_private()
     give_identity(settings.layout.spool)
+    give_identity(settings.layout.archive)
     return settings
 
 

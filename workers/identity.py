@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 from pathlib import Path
 
+from config.layout import Layout
 from workers.durable import make_folders, replace_file
 from workers.errors import StoreUnavailable
 
@@ -42,3 +43,24 @@ def check_identity(store: Path, expected: str, what: str) -> None:
         raise StoreUnavailable(
             f"the {what} at {store} {state} (.petct/id): is its disk mounted? Nothing was touched."
         )
+
+
+class PinnedStores:
+    """Spool and archive as an intake first saw them.
+
+    An intake does not open the index: the first identity that it finds is the one that is meant. A
+    store without any, or with another than that, is an empty mount point or another disk.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        self._stores = {"spool": layout.spool, "archive": layout.archive}
+        self._identities: dict[str, str] = {}
+
+    def check(self) -> None:
+        """Raise StoreUnavailable unless both stores are there and still the same."""
+        for what, store in self._stores.items():
+            if what not in self._identities:
+                found = read_identity(store)
+                if found is not None:
+                    self._identities[what] = found
+            check_identity(store, self._identities.get(what, ""), what)

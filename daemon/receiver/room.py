@@ -10,7 +10,7 @@ from config.logs import get_logger
 from config.settings import SpoolSettings
 from workers.durable import FreeSpace, free_space
 from workers.errors import StoreUnavailable
-from workers.identity import check_identity, read_identity
+from workers.identity import PinnedStores
 
 MEASURE_SECONDS = 0.2
 """How long a measurement counts."""
@@ -23,8 +23,8 @@ log = get_logger(__name__)
 class Room:
     """Answer before each write whether the spool may be written to; safe for several threads.
 
-    The spool's identity is pinned when it is first seen: a spool without one, or with another than
-    that, is an empty mount point or another disk (design.md 2), and nothing is written to it.
+    Spool and archive must be the stores that were there first (design.md 2): what could not be
+    filed for a missing disk is better kept by its sender.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Room:
         self._minimum_inodes = spool.minimum_free_inodes
         self._measure = measure
         self._lock = threading.Lock()
-        self._identity: str | None = None
+        self._stores = PinnedStores(layout)
         self._measured_at = float("-inf")
         self._free: FreeSpace | None = None
         self._trouble: str | None = None
@@ -61,16 +61,10 @@ class Room:
         self._free = None
         self._trouble = None
         try:
-            self._check_identity()
+            self._stores.check()
             self._free = self._measure(self._layout)
         except (OSError, StoreUnavailable) as error:
             self._trouble = str(error)
-
-    def _check_identity(self) -> None:
-        if self._identity is None:
-            self._identity = read_identity(self._layout.spool)
-        # the message for "has none" is the same as for "lost it"
-        check_identity(self._layout.spool, self._identity or "", "spool")
 
     def _tell(self, reason: str | None) -> None:
         """Log the turns alone, not every refused instance."""

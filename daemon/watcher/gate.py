@@ -8,29 +8,21 @@ from config.layout import Layout
 from config.settings import SpoolSettings
 from workers.durable import free_space
 from workers.errors import StoreUnavailable
-from workers.identity import check_identity, read_identity
+from workers.identity import PinnedStores
 
 
 class SpoolGate:
-    """Look whether the spool is ours, writable and has room.
-
-    The first identity that is found is the one that is meant; without any nothing is written,
-    because an unmounted disk's empty mount point has none either (design.md 2).
-    """
+    """Look whether spool and archive are ours, and the spool is writable and has room."""
 
     def __init__(self, layout: Layout, settings: SpoolSettings) -> None:
         self._layout = layout
         self._settings = settings
-        self._identity: str | None = None
+        self._stores = PinnedStores(layout)
 
     def reason(self, size: int = 0) -> str | None:
         """Say why nothing, or nothing of `size` bytes, may be written now; or None."""
         try:
-            if self._identity is None:
-                self._identity = read_identity(self._layout.spool)
-            if self._identity is None:
-                return f"the spool at {self._layout.spool} has no identity yet (.petct/id)"
-            check_identity(self._layout.spool, self._identity, "spool")
+            self._stores.check()
         except StoreUnavailable as error:
             return str(error)
         try:
