@@ -46,6 +46,23 @@ _STALE_SECONDS = 3600.0
 _MOST_ENTRIES = 5000
 
 
+class _Patience:
+    """Ask again for the same thing after 2, 4, … 60 s: what failed at once fails at once again."""
+
+    def __init__(self) -> None:
+        self._what = ""
+        self._seconds = 0.0
+        self._asked_at = float("-inf")
+
+    def is_over(self, what: str, now: float) -> bool:
+        """Tell whether `what` may be asked for now; if so, that counts as asking."""
+        if what == self._what and now - self._asked_at < self._seconds:
+            return False
+        self._seconds = min(60.0, 2 * self._seconds) if what == self._what else 2.0
+        self._what, self._asked_at = what, now
+        return True
+
+
 class Sweeper:
     """One pass at a time; `tick` does what is due by the clock that is handed in."""
 
@@ -57,6 +74,8 @@ class Sweeper:
         self._pairs_asked = 0.0
         self._entries_asked = 0.0
         self._oldest: str | None = None
+        self._entries_wait = _Patience()
+        self._pairs_wait = _Patience()
 
     def tick(self, now: float) -> None:
         """Do everything that is due at `now` (monotonic seconds)."""
@@ -96,6 +115,8 @@ class Sweeper:
             return
         again = now - self._entries_asked >= _AGAIN_SECONDS
         if not again and not queues.idle(connection, queues.FILING):
+            return
+        if not self._entries_wait.is_over(first.identifier, now):
             return
         self._entries_asked = now
         entries = list(islice(waiting_entries(self._layout), _MOST_ENTRIES))
@@ -247,7 +268,10 @@ class Sweeper:
             self._pairs_asked = now
             return
         again = now - self._pairs_asked >= _AGAIN_SECONDS
-        if again or queues.idle(connection, queues.PAIRING):
+        asked = str([(row.id, row.generation) for row in due])
+        if (again or queues.idle(connection, queues.PAIRING)) and self._pairs_wait.is_over(
+            asked, now
+        ):
             self._pairs_asked = now
             for row in due:
                 queues.enqueue_pairing(connection, row.id, row.generation)

@@ -28,6 +28,21 @@ NO_LINK_ERRORS = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP)
 """What link(2) says between two file systems and where hard links are not known."""
 
 
+_FULL_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+_FULL_WORDS = ("database or disk is full", "attempt to write a readonly database")
+
+
+def why_full(error: BaseException) -> str | None:
+    """Say that nothing can be written (full, over quota, read-only) where an error says so.
+
+    The words name no path: they go into logs.
+    """
+    if isinstance(error, OSError):
+        return error.strerror if error.errno in _FULL_ERRORS else None
+    words = str(error)  # SQLite's own
+    return next((one for one in _FULL_WORDS if one in words), None)
+
+
 @dataclass(frozen=True, slots=True)
 class FreeSpace:
     """What is left on a file system; inodes are None where it does not count them."""

@@ -12,7 +12,7 @@ from config.logs import get_logger
 from config.settings import Settings
 from workers import queues
 from workers.completeness.judging import PairWish, judge_studies
-from workers.errors import WorkersError
+from workers.errors import StoreUnavailable, WorkersError
 from workers.filing.protocol import Filer
 from workers.index.engine import MetadataIndex, open_index
 from workers.index.tables import series
@@ -70,7 +70,11 @@ def file_entries(version: int, batches: Mapping[str, Sequence[str]]) -> dict[str
     place = _workplace()
     if version != queues.JOB_VERSION:
         return {}
-    return file_now(place, list(_entries(place.settings, batches)))
+    try:
+        return file_now(place, list(_entries(place.settings, batches)))
+    except StoreUnavailable as error:  # the sweeper asks again; trying at once is no use
+        log.warning("store-unavailable", queue=queues.FILING, reason=str(error))
+        return {}
 
 
 def pair_study(version: int, pair: int, generation: int) -> str:
@@ -80,7 +84,11 @@ def pair_study(version: int, pair: int, generation: int) -> str:
     place = _workplace()
     if version != queues.JOB_VERSION:
         return "foreign"
-    return make_pair(place.index, place.settings, pair, generation)
+    try:
+        return make_pair(place.index, place.settings, pair, generation)
+    except StoreUnavailable as error:
+        log.warning("store-unavailable", queue=queues.PAIRING, reason=str(error))
+        return "unavailable"
 
 
 def file_now(place: Workplace, entries: Sequence[EntryName]) -> dict[str, int]:

@@ -99,6 +99,7 @@ class Filer:
             except (StoreUnavailable, IndexUnusable, BaseTimeoutException):
                 raise
             except Exception as error:  # whatever it is, one entry must not hold up the others
+                _stop_if_full(error)
                 if len(names) == 1:
                     raise
                 log.warning("batch-failed", entries=len(names), error=type(error).__name__)
@@ -115,6 +116,7 @@ class Filer:
             except (StoreUnavailable, IndexUnusable, BaseTimeoutException):
                 raise
             except Exception as error:  # noqa: BLE001 - logged, and the last one is raised below
+                _stop_if_full(error)
                 failed = error
                 report.left += 1
                 log.warning("entry-left", entry=name.identifier, error=type(error).__name__)
@@ -412,6 +414,13 @@ class Filer:
                 **header_columns(work.instance.facts),
             )
         )
+
+
+def _stop_if_full(error: Exception) -> None:
+    """Every other entry would meet a full disk too: the batch ends, its entries wait."""
+    if why := durable.why_full(error):
+        reason = f"archive, quarantine or index cannot be written: {why}"
+        raise StoreUnavailable(reason) from error
 
 
 class _Poison(DataError):

@@ -26,7 +26,7 @@ from config.logs import get_logger, short
 from config.settings import PairingSettings, Settings
 from workers import clock, durable
 from workers.completeness.judging import read_override
-from workers.errors import DataError, PairingRefused
+from workers.errors import DataError, PairingRefused, StoreUnavailable
 from workers.filing.rows import insert_event
 from workers.header.facts import InstanceFacts
 from workers.identity import check_identity
@@ -81,6 +81,18 @@ def make_pair(index: MetadataIndex, settings: Settings, pair_id: int, generation
             except (PairingRefused, DataError) as error:
                 _refuse(index, wanted, str(error))
                 return "held"
+            except FileNotFoundError as error:
+                check_identity(layout.archive, index.identities().archive, "archive")
+                missing = sum(not file.exists() for file in (*wanted.pet.files, *wanted.ct.files))
+                if not missing:
+                    raise
+                _refuse(index, wanted, _missing_words(missing))
+                log.warning("files-missing", files=missing, error=type(error).__name__)
+                return "held"
+            except OSError as error:
+                if why := durable.why_full(error):
+                    raise StoreUnavailable(f"the archive cannot be written: {why}") from error
+                raise
             return _put_in_place(index, layout, wanted, building, summary)
 
 
@@ -92,6 +104,11 @@ def options_of(settings: PairingSettings, override: Override | None) -> PairOpti
         nifti=settings.nifti,
         bridge_gaps=override is not None and override.forced,
     )
+
+
+def _missing_words(missing: int) -> str:
+    files = "1 file" if missing == 1 else f"{missing} files"
+    return f"{files} of the index missing in the tree: send the series again, then force the pair"
 
 
 @contextmanager
