@@ -45,7 +45,7 @@ class Layout:
 
     def make_private(self) -> None:
         """Make the folders that only this user may look into (0700), and the inbox."""
-        self.root.mkdir(parents=True, exist_ok=True)
+        self.root.mkdir(mode=0o750, parents=True, exist_ok=True)  # tree and index name patients
         for folder in (self.spool, self.quarantine, self.run):
             folder.mkdir(parents=True, exist_ok=True)
             folder.chmod(0o700)

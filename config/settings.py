@@ -91,6 +91,13 @@ class RedisSettings(_Table):
     url: str | None = None
     memory_mb: int = Field(default=256, ge=16)
 
+    @field_validator("url")
+    @classmethod
+    def _has_a_scheme(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("it begins with redis://, rediss:// or unix://")
+        return value
+
 
 class IndexSettings(_Table):
     """The metadata index."""
@@ -289,6 +296,9 @@ def load_settings(
     _merge(values, dict(overrides or {}))
     if root is not None:
         values["root"] = root
+    for name in ("watch", "sources"):
+        if isinstance(values.get(name), Mapping):
+            raise BadValue(name, "a table", f"there may be several: write [[{name}]]")
     if "root" not in values:
         raise ConfigUnreadable(
             f"no root folder: give --root DIR, --config FILE with root, or {ENV_PREFIX}ROOT"

@@ -107,6 +107,9 @@ class Dispatcher:
             return f"the queue server does not answer ({type(error).__name__})"
         except StoreUnavailable as error:
             return str(error)
+        except Exception as error:  # this thread must live as long as entries come in
+            log.exception("dispatch-failed")
+            return f"unexpected error ({type(error).__name__})"
 
     def _put_back(self, batch: list[EntryName]) -> None:
         with self._changed:

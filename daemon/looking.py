@@ -67,11 +67,25 @@ def look(settings: Settings) -> Status:
     else:
         waiting = _waiting(settings)
         troubles.append("nothing ran here yet: start it with `petct-ingest run --root DIR`")
+    troubles += _watch_troubles(settings)
     depths, queue_trouble = _depths(settings)
     troubles += queue_trouble
     oldest = oldest_waiting(settings.layout)
     age = None if oldest is None else max(0.0, time.time() - oldest)
     return Status(counts, waiting, depths, age, tuple(troubles))
+
+
+def _watch_troubles(settings: Settings) -> list[str]:
+    found = [
+        f"the watched folder {watch.path} is missing: is its disk mounted?"
+        for watch in settings.watched
+        if not watch.path.is_dir() and watch.path != settings.layout.inbox
+    ]
+    inbox = settings.layout.inbox
+    watched = any(watch.path == inbox for watch in settings.watched)
+    if not watched and inbox.is_dir() and any(inbox.iterdir()):
+        found.append(f"{inbox} holds files, but [[watch]] does not name it: nobody takes them")
+    return found
 
 
 def _waiting(settings: Settings) -> int:
@@ -84,9 +98,12 @@ def _depths(settings: Settings) -> tuple[dict[str, int], list[str]]:
     try:
         return queues.depths(connection), []
     except redis.RedisError:
-        what = "the server at redis.url" if settings.redis.url else "the embedded queue server"
-        trouble = f"{what} does not answer: nothing is lost, but nothing is filed"
-        return dict.fromkeys(queues.QUEUES, 0), [f"{trouble}; start `petct-ingest run`"]
+        trouble = "does not answer: nothing is lost, but nothing is filed;"
+        if settings.redis.url:
+            words = f"the server at redis.url {trouble} start it, or correct redis.url"
+        else:
+            words = f"the embedded queue server {trouble} start `petct-ingest run`"
+        return dict.fromkeys(queues.QUEUES, 0), [words]
     finally:
         connection.close()
 
