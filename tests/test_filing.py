@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from conftest import missing
 from filing_world import (
     FOLDER,
     MEMORY,
@@ -135,7 +136,7 @@ def test_workers_with_the_same_instances_under_other_accessions_leave_no_stray_f
 
 def test_workers_on_two_file_systems_leave_no_stray_copy(tmp_path: Path) -> None:
     if not MEMORY.is_dir() or os.stat(MEMORY).st_dev == os.stat(tmp_path).st_dev:
-        pytest.skip("no second file system")
+        missing("no second file system")
     archive = MEMORY / f"archive-{os.getpid()}"
     try:
         with a_world(tmp_path / "root", paths={"archive": str(archive)}) as world:
