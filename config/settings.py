@@ -8,12 +8,22 @@ the defaults here, which config/default.toml repeats with a comment for each key
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
+from ipaddress import ip_network
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -41,31 +51,88 @@ class PathSettings(_Table):
     run: Path | None = None
 
 
+def _ae_title(value: str) -> str:
+    # PS3.5 6.2: the AE representation forbids backslash and control characters
+    if (
+        not 1 <= len(value) <= 16
+        or value != value.strip()
+        or "\\" in value
+        or not value.isascii()
+        or not value.isprintable()
+    ):
+        raise ValueError("an AE title is 1-16 printable ASCII characters without backslash")
+    return value
+
+
+AETitle = Annotated[str, AfterValidator(_ae_title)]
+
+
+def _network(value: str) -> str:
+    ip_network(value)  # ValueError in words of its own
+    return value
+
+
+Network = Annotated[str, AfterValidator(_network)]
+"""An address or a network: 10.0.0.7, 10.0.0.0/24, fd00::/8."""
+
+
+class TlsSettings(_Table):
+    """TLS of the receiver; on as soon as a certificate is given."""
+
+    certificate: Path | None = None
+    key: Path | None = None
+    client_ca: Path | None = None
+    require_client_certificate: bool = True
+    minimum_version: Literal["1.2", "1.3"] = "1.2"
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> TlsSettings:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key are given together")
+        if self.client_ca is not None and self.certificate is None:
+            raise ValueError("client_ca asks for a certificate of our own")
+        return self
+
+    @property
+    def on(self) -> bool:
+        """Whether the port speaks TLS."""
+        return self.certificate is not None
+
+
 class ReceiverSettings(_Table):
     """The DICOM network receiver."""
 
     host: str = "127.0.0.1"
     port: int = Field(default=11112, ge=0, le=65535)
-    ae_title: str = Field(default="PETCT_INGEST", min_length=1, max_length=16)
+    ae_title: AETitle = "PETCT_INGEST"
     maximum_associations: int = Field(default=64, ge=1)
+    maximum_associations_per_peer: int = Field(default=32, ge=1)
     maximum_pdu: int = Field(default=131072, ge=0)
+    maximum_instance_mb: int = Field(default=16384, ge=1)
+    allow_calling_ae: tuple[AETitle, ...] = ()
+    allow_called_ae: tuple[AETitle, ...] = ()
+    allow_addresses: tuple[Network, ...] = ()
     network_timeout_seconds: float = Field(default=120, gt=0)
     acse_timeout_seconds: float = Field(default=30, gt=0)
     dimse_timeout_seconds: float = Field(default=120, gt=0)
     stop_seconds: float = Field(default=20, gt=0)
+    tls: TlsSettings = TlsSettings()
 
-    @field_validator("ae_title")
-    @classmethod
-    def _is_an_ae_title(cls, value: str) -> str:
-        # PS3.5 6.2: the AE representation forbids backslash and control characters
-        if (
-            value != value.strip()
-            or "\\" in value
-            or not value.isascii()
-            or not value.isprintable()
-        ):
-            raise ValueError("an AE title is 1-16 printable ASCII characters without backslash")
-        return value
+
+class PeerSettings(_Table):
+    """Where an application entity listens."""
+
+    ae_title: AETitle
+    host: str = Field(min_length=1)
+    port: int = Field(ge=1, le=65535)
+
+
+class CommitmentSettings(_Table):
+    """Storage commitment: our word that an instance may be deleted by its sender."""
+
+    enabled: bool = True
+    retry_hours: float = Field(default=24, ge=0)
+    peers: tuple[PeerSettings, ...] = ()
 
 
 class WatchSettings(_Table):
@@ -83,12 +150,15 @@ class SpoolSettings(_Table):
 
     minimum_free_mb: int = Field(default=1024, ge=0)
     minimum_free_inodes: int = Field(default=10000, ge=0)
+    resume_factor: float = Field(default=1.25, ge=1)
 
 
 class RedisSettings(_Table):
     """The queue server."""
 
     url: str | None = None
+    password_file: Path | None = None
+    ca_file: Path | None = None
     memory_mb: int = Field(default=256, ge=16)
 
     @field_validator("url")
@@ -149,6 +219,19 @@ class PairingSettings(_Table):
         raise ValueError('a grid is "pet", "ct" or "isotropic:<mm>" with 0.1 to 50 mm')
 
 
+def _mode(value: str) -> str:
+    if not re.fullmatch(r"0?[0-7]{3}", value) or int(value, 8) & 0o002:
+        raise ValueError('modes are octal digits such as "0640"; not writable by everybody')
+    return value
+
+
+class FilesSettings(_Table):
+    """Who may read what is filed; spool and quarantine are always our user's alone."""
+
+    mode: Annotated[str, AfterValidator(_mode)] = "0640"
+    folder_mode: Annotated[str, AfterValidator(_mode)] = "0750"
+
+
 class LoggingSettings(_Table):
     """Structured logs, on stderr."""
 
@@ -192,6 +275,7 @@ class Settings(BaseSettings):
     root: Path
     paths: PathSettings = PathSettings()
     receiver: ReceiverSettings = ReceiverSettings()
+    commitment: CommitmentSettings = CommitmentSettings()
     watch: tuple[WatchSettings, ...] | None = None
     spool: SpoolSettings = SpoolSettings()
     redis: RedisSettings = RedisSettings()
@@ -199,6 +283,7 @@ class Settings(BaseSettings):
     filing: FilingSettings = FilingSettings()
     completeness: CompletenessSettings = CompletenessSettings()
     pairing: PairingSettings = PairingSettings()
+    files: FilesSettings = FilesSettings()
     logging: LoggingSettings = LoggingSettings()
     sources: tuple[SourcePolicy, ...] = ()
 
