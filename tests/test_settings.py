@@ -66,7 +66,7 @@ def test_every_key_has_words_beside_or_above_it() -> None:
     [
         ("[receiver]\nprot = 104", "receiver.prot", "receiver.port"),
         ("[receivr]\nport = 104", "receivr", "receiver"),
-        ("[filing]\nport = 104", "filing.port", "receiver.port"),
+        ("[filing]\nworker = 4", "filing.worker", "filing.workers"),
         (
             '[[watch]]\npath = "/x"\nsetle_seconds = 1',
             "watch.setle_seconds",
