@@ -30,6 +30,11 @@ class Layout:
         return self.spool / "ready"
 
     @property
+    def notes(self) -> Path:
+        """What the intakes tell the audit, until the sweeper has written it into the index."""
+        return self.spool / "notes"
+
+    @property
     def archive_private(self) -> Path:
         """Identity, journal and temporary files of the archive."""
         return self.archive / ".petct"
@@ -49,6 +54,6 @@ class Layout:
         for folder in (self.spool, self.quarantine, self.run):
             folder.mkdir(parents=True, exist_ok=True)
             folder.chmod(0o700)
-        for folder in (self.incoming, self.ready, self.spool_private, self.locks):
+        for folder in (self.incoming, self.ready, self.notes, self.spool_private, self.locks):
             folder.mkdir(exist_ok=True)
         self.inbox.mkdir(parents=True, exist_ok=True)
