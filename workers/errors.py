@@ -10,6 +10,7 @@ WorkersError
 ├── PairingRefused       the pair cannot be made; the message is the reason in plain words
 ├── PairDamaged          a finished pair cannot be read: a file is missing, cut or of another pair
 ├── StoreUnavailable     a store is missing, another one, or full: nothing is touched
+├── ExportFailed         what was asked for cannot be written, or does not exist
 └── IndexUnusable        schema mismatch, locked, not migrated
 """
 
@@ -58,3 +59,7 @@ class StoreUnavailable(WorkersError):
 
 class IndexUnusable(WorkersError):
     """The index cannot be used as it is: schema mismatch, network file system, locked."""
+
+
+class ExportFailed(WorkersError):
+    """An export was asked for what does not exist, or cannot be written where it should go."""

@@ -22,6 +22,7 @@ EXIT_UNEXPECTED = 1
 _ROLES = "daemon.cli.roles"
 _LOOKING = "daemon.cli.looking"
 _OFFLINE = "daemon.cli.offline"
+_EXPORTING = "daemon.cli.exporting"
 _RUN, _LOOK, _OFF = "Run", "Look and act", "Without a daemon"
 
 COMMANDS = (
@@ -38,6 +39,7 @@ COMMANDS = (
     LazyCommand(
         "quarantine", _LOOKING, "quarantine", "List, retry or drop set-aside files.", _LOOK
     ),
+    LazyCommand("export", _EXPORTING, "export", "Write tables, samples, lists for others.", _LOOK),
     LazyCommand("inspect", _OFFLINE, "inspect", "Explain roles, completeness and SUV.", _OFF),
     LazyCommand("pair", _OFFLINE, "pair", "Pair any DICOM folder.", _OFF),
     LazyCommand("phantom", _OFFLINE, "phantom", "Write a synthetic PET/CT study.", _OFF),

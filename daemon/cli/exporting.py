@@ -1,0 +1,145 @@
+"""Commands that write what the index and the tree hold for others: `export csv|parquet|…`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from config.settings import Settings
+from daemon.cli.options import Config, Root, settings_of
+from workers.export.bundled import bundled
+from workers.export.datalist import ready_pairs, split_by_patient, write_datalist
+from workers.export.dictionary import COLUMNS, count_series, dictionary_rows
+from workers.export.sample import export_sample
+from workers.export.writing import write_csv, write_csv_to, write_parquet
+from workers.index.engine import MetadataIndex, open_index
+
+export = typer.Typer(no_args_is_help=True, help="Write tables, samples and lists for others.")
+
+
+class _Level(StrEnum):
+    SERIES = "series"
+    INSTANCE = "instance"
+
+
+Out = Annotated[Path, typer.Argument(metavar="OUT", help="The file to write.")]
+LevelOption = Annotated[_Level, typer.Option("--level", help="One row a series, or an instance.")]
+
+
+@export.command()
+def csv(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The file to write; - for stdout.")],
+    level: LevelOption = _Level.SERIES,
+    root: Root = None,
+    config: Config = None,
+) -> None:
+    """Write the metadata dictionary as CSV."""
+    with _index(settings_of(root, config)) as index, _rows(index, level) as rows:
+        if str(out) == "-":
+            write_csv_to(sys.stdout, COLUMNS, rows)
+            return
+        count = write_csv(out, COLUMNS, rows)
+    _say(f"{count:,} rows in {out}")
+
+
+@export.command()
+def parquet(
+    out: Out, level: LevelOption = _Level.SERIES, root: Root = None, config: Config = None
+) -> None:
+    """Write the metadata dictionary as Parquet (needs pyarrow)."""
+    with _index(settings_of(root, config)) as index, _rows(index, level) as rows:
+        count = write_parquet(out, COLUMNS, rows)
+    _say(f"{count:,} rows in {out}")
+
+
+@export.command()
+def datalist(
+    out: Out,
+    validation: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the patients that validate.")
+    ] = 0.2,
+    seed: Annotated[int, typer.Option(help="Another seed, another split.")] = 0,
+    relative: Annotated[
+        bool, typer.Option("--relative", help="Paths relative to the file's folder.")
+    ] = False,
+    any_units: Annotated[
+        bool, typer.Option("--any-units", help="Also pairs whose PET is not in SUV.")
+    ] = False,
+    root: Root = None,
+    config: Config = None,
+) -> None:
+    """Write which pairs a training script loads, split by patient."""
+    settings = settings_of(root, config)
+    with _index(settings) as index:
+        pairs = ready_pairs(index, settings.layout.archive)
+        found = split_by_patient(pairs, validation=validation, seed=seed, any_units=any_units)
+    write_datalist(out, found, relative=relative)
+    _say(f"{len(found.training)} pairs for training, {len(found.validation)} for validation: {out}")
+    if found.other_units:
+        _say(f"{found.other_units} pairs are not in SUV and left out; --any-units takes them too")
+    if found.training and not found.validation and validation:
+        _say("no patient fell into validation: with few patients choose another --seed")
+
+
+@export.command()
+def sample(
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="The StudyInstanceUID.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The new folder.")],
+    root: Root = None,
+    config: Config = None,
+) -> None:
+    """Write one study's pair, DICOM files and notebooks into a folder that can be given away."""
+    settings = settings_of(root, config)
+    with _index(settings) as index, _bars() as bars:
+        task = bars.add_task("copying", total=None)
+
+        def advance(done: int, total: int) -> None:
+            bars.update(task, completed=done, total=total)
+
+        count = export_sample(index, settings.layout, study, out, bundled("notebooks"), advance)
+    _say(f"{out}: the pair, {count} DICOM files, two notebooks")
+
+
+@contextmanager
+def _rows(index: MetadataIndex, level: _Level) -> Iterator[Iterator[Mapping[str, Any]]]:
+    """Give the rows of the dictionary, with a bar that counts series."""
+    with _bars() as bars:
+        task = bars.add_task("series", total=count_series(index))
+
+        def counted() -> Iterator[Mapping[str, Any]]:
+            last = None
+            for row in dictionary_rows(index, level.value):
+                if (row["study"], row["series"]) != last:
+                    last = (row["study"], row["series"])
+                    bars.advance(task)
+                yield row
+
+        yield counted()
+
+
+def _bars() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+               TimeRemainingColumn())  # fmt: skip
+    console = Console(stderr=True)
+    return Progress(*columns, console=console, disable=not console.is_terminal)
+
+
+@contextmanager
+def _index(settings: Settings) -> Iterator[MetadataIndex]:
+    index = open_index(settings)
+    try:
+        yield index
+    finally:
+        index.close()
+
+
+def _say(words: str) -> None:
+    Console(soft_wrap=True, highlight=False).print(words, markup=False)

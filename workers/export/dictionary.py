@@ -1,0 +1,214 @@
+"""The metadata dictionary: what the index holds of each series or instance, under its fixed names.
+
+References are resolved when they are read: an object and what it refers to may arrive in either
+order, and the one that is still missing keeps the UID that the header says.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from workers.filing.rows import DEFAULT_SUBSERIES
+from workers.index.engine import MetadataIndex
+from workers.index.tables import folder, instance, series, study
+
+COLUMNS = (
+    "patient_ID",
+    "study",
+    "study_description",
+    "series",
+    "series_description",
+    "subseries",
+    "modality",
+    "instances",
+    "instance_uid",
+    "reference_ct",
+    "reference_rs",
+    "reference_pl",
+    "reference_frame",
+    "folder",
+    "file_path",
+    "orientation",
+    "orientation_type",
+    "MR_repetition_time",
+    "MR_echo_time",
+    "MR_scan_sequence",
+    "MR_magnetic_field_strength",
+    "MR_imaged_nucleus",
+)
+"""Every column of the export, in its order."""
+
+Level = Literal["series", "instance"]
+
+_STUDIES_A_PAGE = 100
+_REFERENCES = ("reference_ct", "reference_rs", "reference_pl")
+_COPIED = (
+    "instance_uid",
+    "reference_frame",
+    "orientation",
+    "orientation_type",
+    "MR_repetition_time",
+    "MR_echo_time",
+    "MR_scan_sequence",
+    "MR_magnetic_field_strength",
+    "MR_imaged_nucleus",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    """One instance, and where it stands among the slices of its series."""
+
+    row: Any
+    subseries: str
+    order: tuple[float, float, str]
+
+
+def dictionary_rows(index: MetadataIndex, level: Level = "series") -> Iterator[dict[str, Any]]:
+    """Yield one row for each (patient_ID, study, series, subseries), or for each instance.
+
+    Rows come ordered by patient_ID, study, series, subseries and slice, whatever order they were
+    filed in. The index is read series by series, in short transactions: memory is bounded by the
+    largest series.
+    """
+    for found in _studies(index):
+        for member in _series_of(index, found.id):
+            with index.read() as connection:
+                members = _members(connection, member.id)
+                resolved = _resolve(connection, [one.row for one in members])
+            common = {
+                "patient_ID": found.patient_ID,
+                "study": found.study,
+                "study_description": found.study_description,
+                "series": member.series,
+                "series_description": member.series_description,
+                "modality": member.modality,
+            }
+            yield from _rows(common, members, resolved, level)
+
+
+def count_series(index: MetadataIndex) -> int:
+    """Return how many series `dictionary_rows` goes through."""
+    with index.read() as connection:
+        found = connection.execute(
+            sa.select(sa.func.count()).select_from(series).where(series.c.instances > 0)
+        )
+        return int(found.scalar_one())
+
+
+def _studies(index: MetadataIndex) -> Iterator[Any]:
+    """Yield the studies, ordered by patient and study, a page at a time."""
+    patient = study.c["patient_ID"]
+    chosen = (
+        sa.select(study.c.id, patient, study.c.study, study.c.study_description)
+        .order_by(patient, study.c.study)
+        .limit(_STUDIES_A_PAGE)
+    )
+    last: Any | None = None
+    while True:
+        page = chosen
+        if last is not None:
+            page = chosen.where(
+                sa.or_(
+                    patient > last.patient_ID,
+                    sa.and_(patient == last.patient_ID, study.c.study > last.study),
+                )
+            )
+        with index.read() as connection:
+            rows = connection.execute(page).all()
+        yield from rows
+        if len(rows) < _STUDIES_A_PAGE:
+            return
+        last = rows[-1]
+
+
+def _series_of(index: MetadataIndex, study_id: int) -> Sequence[Any]:
+    with index.read() as connection:
+        return connection.execute(
+            sa.select(series.c.id, series.c.series, series.c.series_description, series.c.modality)
+            .where(series.c.study_id == study_id, series.c.instances > 0)
+            .order_by(series.c.series)
+        ).all()
+
+
+def _members(connection: Connection, series_id: int) -> list[_Member]:
+    found = connection.execute(
+        sa.select(instance, folder.c.home, folder.c.digits)
+        .join(folder, folder.c.id == instance.c.folder_id)
+        .where(instance.c.series_id == series_id)
+    ).all()
+    members = [_Member(row, row.subseries or DEFAULT_SUBSERIES, _order(row)) for row in found]
+    members.sort(key=lambda one: (_natural(one.subseries), one.order))
+    return members
+
+
+def _order(row: Any) -> tuple[float, float, str]:
+    """Place an instance among its slices: along the normal, else by InstanceNumber, else by UID."""
+    facts = json.loads(row.facts)
+    position = facts.get("image_position_patient")
+    orientation = facts.get("image_orientation_patient")
+    number = float(row.instance_number) if row.instance_number is not None else float("inf")
+    if not position or not orientation:
+        return float("inf"), number, row.instance_uid
+    a, b, c, d, e, f = orientation
+    x, y, z = position
+    along = x * (b * f - c * e) + y * (c * d - a * f) + z * (a * e - b * d)
+    return round(along, 4), number, row.instance_uid
+
+
+def _natural(subseries: str) -> tuple[int, str]:
+    return (int(subseries), "") if subseries.lstrip("-").isdecimal() else (1 << 62, subseries)
+
+
+def _resolve(connection: Connection, rows: Sequence[Any]) -> dict[str, str]:
+    """Return the series of every referenced instance that the index knows."""
+    wanted = {getattr(row, name) for row in rows for name in _REFERENCES} - {None}
+    resolved: dict[str, str] = {}
+    uids = sorted(wanted)
+    for start in range(0, len(uids), 500):  # below the databases' limits on parameters
+        found = connection.execute(
+            sa.select(instance.c.instance_uid, series.c.series)
+            .join(series, series.c.id == instance.c.series_id)
+            .where(instance.c.instance_uid.in_(uids[start : start + 500]))
+        )
+        resolved.update((uid, of) for uid, of in found)
+    return resolved
+
+
+def _rows(
+    common: dict[str, Any], members: Sequence[_Member], resolved: dict[str, str], level: Level
+) -> Iterator[dict[str, Any]]:
+    counts: dict[str, int] = {}
+    for one in members:
+        counts[one.subseries] = counts.get(one.subseries, 0) + 1
+    told: set[str] = set()
+    for one in members:
+        if level == "series" and one.subseries in told:
+            continue
+        told.add(one.subseries)
+        yield _row(common, one, counts[one.subseries], resolved)
+
+
+def _row(
+    common: dict[str, Any], member: _Member, count: int, resolved: dict[str, str]
+) -> dict[str, Any]:
+    row = member.row
+    where = f"{row.home}/studies/{row.digits}"
+    values = common | {
+        "subseries": member.subseries,
+        "instances": count,
+        "folder": where,
+        "file_path": f"{where}/{row.file_name}",
+    }
+    for name in _COPIED:
+        values[name] = getattr(row, name)
+    for name in _REFERENCES:
+        uid = getattr(row, name)
+        values[name] = resolved.get(uid, uid)
+    return {name: values[name] for name in COLUMNS}
