@@ -26,6 +26,7 @@ from workers.completeness.series import SeriesState
 from workers.errors import StoreUnavailable
 from workers.identity import check_identity
 from workers.index.engine import MetadataIndex, prepare_index
+from workers.index.noting import record_notes
 from workers.index.tables import pair, series
 from workers.jobs import ask_for_pairs
 from workers.pairing.exchanging import finish_exchanges
@@ -87,6 +88,7 @@ class Sweeper:
             log.debug("queue-away", error=type(error).__name__)
         finally:
             connection.close()
+        self._every("notes", 2.0, now, lambda: record_notes(self._index, self._layout))
         self.judge_quiet_series(now)
         self._every("interrupted", _SWEEP_SECONDS, now, self.judge_interrupted)
         self._every("capped", _SWEEP_SECONDS, now, lambda: self._judge_capped(now))
@@ -326,5 +328,6 @@ def _temporary(layout: Layout) -> list[Path]:
             found.extend(folder.iterdir())
     # an old pair between two renames may be the only one that stands: `finish_exchanges` knows
     found = [path for path in found if not path.match("pair-*.old")]
-    found.extend(layout.quarantine.glob(".*.tmp"))
+    for folder in (layout.quarantine, layout.notes):
+        found.extend(folder.glob(".*.tmp"))
     return found

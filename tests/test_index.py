@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from filing_world import World, a_world, end_of_child, settings_for, small_instances, start_child
 
 from workers.errors import IndexUnusable
+from workers.filing.rows import insert_event
 from workers.identity import read_identity
 from workers.index import engine
 from workers.index.engine import insert_new, open_index, prepare_index
@@ -213,3 +214,15 @@ def test_events_are_only_ever_appended() -> None:
         text = path.read_text()
         assert "event.update(" not in text, path
         assert "event.delete(" not in text, path
+
+
+@pytest.mark.parametrize("statement", ["update event set kind = 'x'", "delete from event"])
+def test_the_database_refuses_to_change_an_event(world: World, statement: str) -> None:
+    with world.index.write() as connection:
+        insert_event(connection, "wait", "2026-01-01T00:00:00.000Z")
+    with (
+        pytest.raises(sa.exc.IntegrityError, match="only ever appended"),
+        world.index.write() as connection,
+    ):
+        connection.exec_driver_sql(statement)
+    assert [row.kind for row in world.rows(event)] == ["wait"]

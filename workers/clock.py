@@ -10,7 +10,13 @@ from pathlib import Path
 
 def utc_now() -> str:
     """Return the wall clock as ISO 8601 UTC with milliseconds."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return utc_of(time.time())
+
+
+def utc_of(seconds: float) -> str:
+    """Return a time of the wall clock, in seconds since 1970, as ISO 8601 UTC."""
+    moment = datetime.fromtimestamp(seconds, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def monotonic() -> float:

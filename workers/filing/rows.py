@@ -55,6 +55,7 @@ class ArrivalRow:
     outcome: str
     source: str
     at: str
+    received_at: str | None = None
     size: int = 0
     instance_uid: str | None = None
     dataset_sha256: str | None = None
@@ -166,6 +167,7 @@ def insert_event(
     study_id: int | None = None,
     series_id: int | None = None,
     source: str | None = None,
+    entry: str | None = None,
     **details: Any,
 ) -> None:
     """Append one line to the audit."""
@@ -176,6 +178,7 @@ def insert_event(
             study_id=study_id,
             series_id=series_id,
             source=source,
+            entry=entry,
             details=json.dumps(details, default=str),
         )
     )

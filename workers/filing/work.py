@@ -13,6 +13,7 @@ from workers.filing import quarantine
 from workers.filing.examining import Instance
 from workers.filing.placing import Place
 from workers.filing.rows import ArrivalRow, KnownInstance
+from workers.header.read import announced_uid
 from workers.spool.batches import BatchSource, EntryName
 
 log = get_logger(__name__)
@@ -33,6 +34,11 @@ class Work:
     """What the file in the tree is, where equal elements in other bytes lay there already."""
     row: ArrivalRow | None = None
     replaces: KnownInstance | None = None
+    received_at: str = ""
+    """When it came into the spool: linking it into the tree will change its st_ctime."""
+
+    def __post_init__(self) -> None:
+        self.received_at = clock.utc_of(os.fstat(self.file.fileno()).st_ctime)
 
     @property
     def identifier(self) -> str:
@@ -68,8 +74,9 @@ class Work:
             outcome=outcome,
             source=self.source.key,
             at=clock.utc_now(),
+            received_at=self.received_at,
             size=os.fstat(self.file.fileno()).st_size,
-            instance_uid=found.facts.sop_instance_uid if found else None,
+            instance_uid=found.facts.sop_instance_uid if found else announced_uid(self.file),
             dataset_sha256=found.digests.dataset if found else None,
             code=code,
             reason=reason,

@@ -182,6 +182,7 @@ arrival = Table(
     Column("reason", Text),
     Column("size", BigInteger, nullable=False, default=0),
     Column("dataset_sha256", Text),
+    Column("received_at", Text),  # when it was in the spool; unknown of older ones
     Column("at", Text, nullable=False),
 )
 
@@ -190,10 +191,12 @@ event = Table(
     metadata,
     _key(),
     Column("at", Text, nullable=False, index=True),
-    Column("kind", Text, nullable=False),
+    Column("kind", Text, nullable=False, index=True),
     Column("study_id", _Key, ForeignKey("study.id"), index=True),
     Column("series_id", _Key, ForeignKey("series.id")),
     Column("source", Text),
+    Column("entry", Text, index=True),  # the arrival that it speaks of
+    Column("note", Text, index=True, unique=True),  # the intake's note that it was made of
     Column("details", Text, nullable=False, default="{}"),
 )
 
