@@ -45,6 +45,11 @@ class Layout:
         return self.spool / ".petct"
 
     @property
+    def commitment(self) -> Path:
+        """Storage commitment: what was asked, what was decided."""
+        return self.spool / "commitment"
+
+    @property
     def locks(self) -> Path:
         return self.run / "locks"
 
@@ -56,4 +61,5 @@ class Layout:
             folder.chmod(0o700)
         for folder in (self.incoming, self.ready, self.notes, self.spool_private, self.locks):
             folder.mkdir(exist_ok=True)
+        self.commitment.mkdir(mode=0o700, exist_ok=True)
         self.inbox.mkdir(parents=True, exist_ok=True)

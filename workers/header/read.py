@@ -86,6 +86,20 @@ def read_open_header(file: BinaryIO) -> Header:
     return Header(facts, offset, size, _uid(meta, _META_CLASS), _uid(meta, _META_INSTANCE))
 
 
+def announced_uid(file: BinaryIO) -> str | None:
+    """Return the MediaStorageSOPInstanceUID of an open file, where one can be read.
+
+    It needs no readable data set: in an entry of an association it is what the sender called the
+    instance, and what it will ask storage commitment for.
+    """
+    file.seek(0)
+    try:
+        uid = _uid(_read_meta(file, os.fstat(file.fileno()).st_size), _META_INSTANCE)
+    except DataError:
+        return None
+    return uid if uids.is_valid(uid) else None
+
+
 def _read_meta(file: BinaryIO, size: int) -> Walk:
     if size == 0:
         raise NotDicom("the file is empty")
