@@ -3,7 +3,8 @@
 DaemonError
 ├── AlreadyRunning       another daemon or server holds this root
 ├── NoServer             no Valkey or Redis server program can be found
-└── QueueServerAway      the queue server does not answer (a role waits for it, it never starts one)
+├── QueueServerAway      the queue server does not answer (a role waits for it, it never starts one)
+└── TlsUnusable          certificate, key or client CA of the receiver cannot be used
 """
 
 
@@ -21,3 +22,12 @@ class NoServer(DaemonError):
 
 class QueueServerAway(DaemonError):
     """The queue server does not answer, or went away while it was used."""
+
+
+class TlsUnusable(DaemonError):
+    """Files of `receiver.tls` cannot be used; paths stay unsaid, the setting is named."""
+
+    def __init__(self, setting: str, reason: str) -> None:
+        super().__init__(f"{setting} cannot be used: {reason}")
+        self.setting = setting
+        self.reason = reason

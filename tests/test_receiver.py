@@ -26,7 +26,7 @@ from pynetdicom.dimse_primitives import C_STORE
 from running import Running, running, wait_until
 
 from daemon.receiver import storing
-from daemon.receiver.listening import plain_address
+from daemon.receiver.access import plain_address
 from daemon.receiver.server import Receiver, port_file, run_receiver
 from workers import durable
 from workers.phantom.study import write_many
@@ -601,7 +601,7 @@ def test_callers_that_hang_up_before_they_ask_leave_nothing_behind(receiver, set
 def test_a_stop_does_not_wait_for_a_caller_that_says_nothing(settings):
     one = Receiver(settings, pytest.fail)
     with socket.create_connection(("127.0.0.1", one.port)) as silent:
-        wait_until(lambda: one._server.active_associations, 5)
+        wait_until(lambda: len(one._server.lobby), 5)
         began = time.monotonic()
         one.stop()
         assert time.monotonic() - began < 3

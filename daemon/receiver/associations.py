@@ -13,10 +13,10 @@ from pynetdicom import evt
 from pynetdicom.association import Association
 from pynetdicom.dimse_messages import C_STORE_RQ
 from pynetdicom.pdu import P_DATA_TF
-from pynetdicom.pdu_primitives import A_ABORT, A_ASSOCIATE, A_P_ABORT
+from pynetdicom.pdu_primitives import A_ABORT, A_P_ABORT
 
 from config.logs import get_logger
-from daemon.receiver.listening import plain_address
+from daemon.receiver.access import plain_address
 from daemon.receiver.negotiation import arrange
 from daemon.receiver.part10 import uid_problem
 from daemon.receiver.storing import (
@@ -69,14 +69,12 @@ class Associations:
         return [
             (evt.EVT_REQUESTED, self._requested),
             (evt.EVT_ACCEPTED, self._accepted),
-            (evt.EVT_REJECTED, self._rejected),
             (evt.EVT_DIMSE_RECV, self._message_received),
             (evt.EVT_C_STORE, self._c_store),
             (evt.EVT_PDU_SENT, self._pdu_sent),
             (evt.EVT_ACSE_RECV, self._control_received),
             (evt.EVT_RELEASED, self._released),
             (evt.EVT_ABORTED, self._aborted),
-            (evt.EVT_CONN_CLOSE, self._connection_closed),
         ]
 
     @property
@@ -108,13 +106,6 @@ class Associations:
     def _accepted(self, event: evt.Event) -> None:
         contexts = len(event.assoc.accepted_contexts)
         log.info("association-accepted", source=_source(event.assoc).key, contexts=contexts)
-
-    def _rejected(self, event: evt.Event) -> None:
-        answer = event.assoc.acceptor.primitive
-        reason = answer.reason_str if isinstance(answer, A_ASSOCIATE) else "?"
-        with self._lock:
-            self._running.pop(event.assoc, None)
-        log.warning("association-rejected", source=_source(event.assoc).key, reason=reason)
 
     def _message_received(self, event: evt.Event) -> None:
         """Note a C-STORE, and mend a command set that pynetdicom would not answer at all.
@@ -177,15 +168,6 @@ class Associations:
 
     def _aborted(self, event: evt.Event) -> None:
         self._end(event.assoc, None)
-
-    def _connection_closed(self, event: evt.Event) -> None:
-        """Wake an association whose peer hung up without a request.
-
-        Its thread would wait for one for all of `acse_timeout_seconds`, and count against the
-        limit: a port probe every second would keep everybody out.
-        """
-        if event.assoc.requestor.primitive is None:
-            event.assoc.dul.to_user_queue.put(cast(Any, None))
 
     def _end(self, association: Association, how: str | None) -> None:
         with self._lock:

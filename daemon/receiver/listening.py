@@ -6,14 +6,22 @@ import errno
 import gc
 import os
 import socket
-import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
-from pynetdicom.transport import AddressInformation, AssociationServer
+from pynetdicom.association import Association
+from pynetdicom.transport import (
+    AddressInformation,
+    AssociationServer,
+    AssociationSocket,
+    RequestHandler,
+)
 
 from config.logs import get_logger
+from daemon.receiver.access import plain_address
+from daemon.receiver.lobby import Address, Admit, Lobby
 
 BACKLOG = 128
 """Connections that may wait to be accepted; pynetdicom's own 5 drops a burst of senders."""
@@ -45,14 +53,39 @@ def inherited_socket(environ: Mapping[str, str], pid: int) -> socket.socket | No
     return found
 
 
-def plain_address(address: str) -> str:
-    """Return an IPv4 peer as such, also where an IPv6 socket took it."""
-    mapped = "::ffff:"
-    return address.removeprefix(mapped) if "." in address else address
+class PrimedSocket(AssociationSocket):
+    """A connection of pynetdicom's of which the first bytes have been read already."""
+
+    def __init__(self, connection: AssociationSocket, first: bytes) -> None:
+        vars(self).update(vars(connection))
+        self._first = first
+
+    @property
+    def ready(self) -> bool:
+        return bool(self._first) or super().ready
+
+    def recv(self, nr_bytes: int) -> bytearray:
+        if not self._first:
+            return super().recv(nr_bytes)
+        taken, self._first = self._first[:nr_bytes], self._first[nr_bytes:]
+        return bytearray(taken)
+
+
+class _Admission(RequestHandler):
+    """Begin an association whose request waits to be read again."""
+
+    def setup(self) -> None:
+        self._first, self.request = cast(tuple[bytes, socket.socket], self.request)
+
+    def _create_association(self) -> Association:
+        association = super()._create_association()
+        connection = cast(AssociationSocket, association.dul.socket)
+        association.dul.socket = PrimedSocket(connection, self._first)
+        return association
 
 
 class ListeningServer(AssociationServer):
-    """pynetdicom's server with a deep backlog, on a socket of ours or of systemd's."""
+    """pynetdicom's server with a lobby before it, on a socket of ours or of systemd's."""
 
     request_queue_size = BACKLOG
 
@@ -62,13 +95,16 @@ class ListeningServer(AssociationServer):
         inherited: socket.socket | None,
         network_timeout_seconds: float,
         housekeeping: Callable[[], None],
+        lobby: Callable[[Admit, Callable[[], list[str]]], Lobby],
         **options: Any,
     ) -> None:
         self._inherited = inherited
         self._peer_timeout = network_timeout_seconds
         self._housekeeping = housekeeping
         self._swept_at = time.monotonic()
+        self._ending, self._ended = threading.Event(), threading.Event()
         super().__init__(*arguments, **options)
+        self.lobby = lobby(self._admit, self._addresses)
 
     @property
     def port(self) -> int:
@@ -81,7 +117,6 @@ class ListeningServer(AssociationServer):
             return
         cast(socket.socket, self.socket).close()
         self.socket = self._inherited
-        self.socket.setblocking(True)
         self.server_address = self.socket.getsockname()
         self.address_info = AddressInformation.from_tuple(self.server_address)
 
@@ -92,30 +127,52 @@ class ListeningServer(AssociationServer):
         else:
             self._inherited.close()
 
+    def serve_forever(self, poll_interval: float = 0.1) -> None:
+        """Accept, let wait and admit until `shutdown`; nobody outside can hold this thread up."""
+        listener = cast(socket.socket, self.socket)
+        listener.setblocking(False)
+        self.lobby.listen(listener)
+        try:
+            while not self._ending.is_set():
+                if self.lobby.attend(poll_interval):
+                    self._take_in(listener)
+                self.service_actions()
+        finally:
+            self.lobby.close()
+            self._ended.set()
+
     def shutdown(self) -> None:
-        """Take no more associations; those that run go on."""
-        super(AssociationServer, self).shutdown()
+        """Take no more associations; those that run go on. Only once `serve_forever` runs."""
+        self._ending.set()
+        self._ended.wait()
         self.server_close()
 
-    def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
+    def _take_in(self, listener: socket.socket) -> None:
         try:
-            peer, address = super().get_request()
+            peer, address = listener.accept()
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
                 # the caller stays in the backlog, and the loop would spin on it
                 log.warning("connection-not-accepted", reason=error.strerror)
                 time.sleep(_OUT_OF_FILES_SECONDS)
-            raise
+            return
         # responses are small and waited for: without this each costs a delayed ACK of 40 ms
         peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        peer.settimeout(self._peer_timeout)  # a peer that stops in mid-PDU
-        return peer, address
+        self.lobby.enter(peer, address)
 
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Log what a connection failed of before it was an association."""
-        kind = sys.exc_info()[0]
-        log.error("connection-failed", error=kind.__name__ if kind else "?")
+    def _admit(self, peer: socket.socket, client: Address, request: bytes) -> None:
+        """Begin the association that a connection asked for."""
+        peer.settimeout(self._peer_timeout)  # a peer that stops in mid-PDU
+        try:
+            _Admission((request, peer), client, self)
+        # the loop's boundary: no thread left, say; whoever asked is let go, the others stay
+        except Exception:
+            log.exception("association-not-begun")
+            peer.close()
+
+    def _addresses(self) -> list[str]:
+        return [plain_address(one.requestor.address or "") for one in self.active_associations]
 
     def service_actions(self) -> None:
         """Look after the associations between two connections."""

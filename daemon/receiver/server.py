@@ -6,6 +6,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -18,12 +19,16 @@ from config.settings import ReceiverSettings, Settings
 from daemon.dispatcher import Dispatcher
 from daemon.receiver.associations import Associations
 from daemon.receiver.listening import ListeningServer, inherited_socket
+from daemon.receiver.lobby import Lobby
 from daemon.receiver.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from daemon.receiver.refusals import Refusals
 from daemon.receiver.room import Room
 from daemon.receiver.stopping import drain, hang_up
 from daemon.receiver.storing import Spooling
+from daemon.receiver.tls import ServerTls
 from workers.durable import replace_file
 from workers.spool.batches import EntryName
+from workers.spool.notes import NoteWriter
 
 _POLL_SECONDS = 0.1
 _FIRST_RETRY_SECONDS = 1.0
@@ -81,6 +86,8 @@ class Receiver:
     ------
     OSError
         The port cannot be had.
+    TlsUnusable
+        Certificate, key or client CA cannot be used.
     """
 
     def __init__(
@@ -90,11 +97,19 @@ class Receiver:
         inherited: socket.socket | None = None,
     ) -> None:
         layout = settings.layout
+        self._notes = NoteWriter(layout, "receiver")
         self._stop_seconds = settings.receiver.stop_seconds
         self._port_file = port_file(layout)
         spooling = Spooling(layout, Room(layout, settings.spool), offer)
         self._associations = Associations(spooling)
-        self._server = _server(settings.receiver, self._associations, inherited)
+        tls = settings.receiver.tls
+        lobby = partial(
+            Lobby,
+            settings.receiver,
+            ServerTls(tls, layout.root) if tls.on else None,
+            Refusals(self._notes.note),
+        )
+        self._server = _server(settings.receiver, self._associations, inherited, lobby)
         self.port = self._server.port
         layout.run.mkdir(mode=0o700, parents=True, exist_ok=True)
         replace_file(self._port_file, f"{self.port}\n".encode("ascii"), 0o644)
@@ -111,6 +126,7 @@ class Receiver:
             port=self.port,
             ae_title=settings.receiver.ae_title,
             socket="inherited" if inherited else "own",
+            tls=tls.on,
         )
 
     def wait(self, stop: threading.Event) -> None:
@@ -127,6 +143,7 @@ class Receiver:
         cut_short = drain(self._associations, self._stop_seconds)
         hang_up(lambda: self._server.active_associations)
         self._associations.forget_the_dead()
+        self._notes.close()
         log.info("receiver-stopped", cut_short=cut_short)
 
     def __enter__(self) -> Self:
@@ -137,7 +154,10 @@ class Receiver:
 
 
 def _server(
-    settings: ReceiverSettings, associations: Associations, inherited: socket.socket | None
+    settings: ReceiverSettings,
+    associations: Associations,
+    inherited: socket.socket | None,
+    lobby: Callable[..., Lobby],
 ) -> ListeningServer:
     """Build pynetdicom's server as we want it; it listens, but accepts nothing yet."""
     _config.UNRESTRICTED_STORAGE_SERVICE = True  # C-STOREs of private classes are storage too
@@ -156,6 +176,7 @@ def _server(
         server_class=ListeningServer,
         evt_handlers=list(associations.handlers),
         inherited=inherited,
+        lobby=lobby,
         network_timeout_seconds=settings.network_timeout_seconds,
         housekeeping=associations.forget_the_dead,
     )
