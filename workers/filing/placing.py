@@ -54,6 +54,44 @@ def place_instance(
     return Place(study_id, series_id, folder_id, home, digits), new
 
 
+def place_adopted(
+    connection: Connection, facts: InstanceFacts, home: str, digits: str, *, source: str, at: str
+) -> tuple[Place, bool]:
+    """Make the place of an instance what it is: a delivery's own folders; tell whether its series
+    is new.
+
+    The delivery's names stand from now on for the header's values, where nothing else does: what
+    arrives later for this patient, accession and series joins them.
+    """
+    patient = names.patient_name(facts.patient_id, facts.study_instance_uid)
+    accession = names.accession_name(facts.accession_number, facts.study_instance_uid)
+    study_id = _study(connection, facts, patient.value, at)
+    series_id, new = _series(connection, facts, study_id, source, at)
+    patient_folder, _, accession_folder = home.partition("/")
+    for parent, name, value in (
+        ("", patient_folder, patient.value),
+        (patient_folder, accession_folder, accession.value),
+    ):
+        insert_new(
+            connection, component, parent=parent, folded=name.lower(), name=name, value=value
+        )
+    insert_new(
+        connection,
+        folder,
+        series_id=series_id,
+        home=home,
+        digits=digits,
+        accession_number=facts.accession_number,
+        adopted=True,
+    )
+    folder_id = connection.execute(
+        sa.select(folder.c.id).where(
+            folder.c.series_id == series_id, folder.c.home == home, folder.c.digits == digits
+        )
+    ).scalar_one()
+    return Place(study_id, series_id, int(folder_id), home, digits), new
+
+
 def _study(connection: Connection, facts: InstanceFacts, patient: str, at: str) -> int:
     uid = facts.study_instance_uid
     shown = "" if patient.startswith(" ") else patient  # a name of ours, for an empty PatientID
@@ -127,8 +165,11 @@ def _component(connection: Connection, parent: str, named: names.Named) -> str:
 def _folder(
     connection: Connection, facts: InstanceFacts, study_id: int, series_id: int, home: str
 ) -> tuple[int, str]:
-    mine = sa.select(folder.c.id, folder.c.digits).where(
-        folder.c.series_id == series_id, folder.c.home == home
+    mine = (
+        sa.select(folder.c.id, folder.c.digits)
+        .where(folder.c.series_id == series_id, folder.c.home == home)
+        .order_by(folder.c.id)
+        .limit(1)
     )
     found = connection.execute(mine).first()
     if found is not None:
@@ -136,12 +177,16 @@ def _folder(
     first_two = _study_digits(connection, facts.study_instance_uid, study_id, home)
     for attempt in range(_CLASH_ATTEMPTS):
         third, fourth = names.uid_digits(facts.series_instance_uid, attempt)
+        digits = f"{first_two}/{third}/{fourth}"
+        taken = sa.select(folder.c.id).where(folder.c.home == home, folder.c.digits == digits)
+        if connection.execute(taken.limit(1)).first() is not None:
+            continue  # also by an adopted folder, which no constraint forbids
         insert_new(
             connection,
             folder,
             series_id=series_id,
             home=home,
-            digits=f"{first_two}/{third}/{fourth}",
+            digits=digits,
             accession_number=facts.accession_number,
         )
         found = connection.execute(mine).first()
@@ -159,7 +204,7 @@ def _study_digits(connection: Connection, study_uid: str, study_id: int, home: s
         .order_by(folder.c.id)
         .limit(1)
     ).scalar()
-    if known is not None:
+    if known is not None and str(known).count("/") > 1:  # an adopted one may be less deep
         return "/".join(str(known).split("/")[:2])
     taken = sa.select(folder.c.id).join(series, series.c.id == folder.c.series_id)
     for attempt in range(_CLASH_ATTEMPTS):

@@ -85,7 +85,7 @@ def prepare_index(settings: Settings) -> MetadataIndex:
         if found != HEAD_REVISION:
             if found is not None and engine.dialect.name == "sqlite":
                 _back_up(layout.index, found)
-            upgrade(engine)
+            _migrate(settings)
         _know_stores(engine, settings)
         engine.dispose()
     return open_index(settings)
@@ -133,16 +133,30 @@ def insert_new_rows(
     return set(connection.execute(statement, rows).scalars())
 
 
-def _engine(settings: Settings) -> Engine:
+def _migrate(settings: Settings) -> None:
+    """Run the missing migrations; SQLite changes a table by making it anew, unwatched."""
+    engine = _engine(settings, foreign_keys=False)
+    try:
+        upgrade(engine)
+        if engine.dialect.name == "sqlite":
+            with engine.connect() as connection:
+                orphans = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
+            if orphans:
+                raise IndexUnusable(f"the migrated index has {len(orphans)} rows without a parent")
+    finally:
+        engine.dispose()
+
+
+def _engine(settings: Settings, *, foreign_keys: bool = True) -> Engine:
     url = make_url(settings.index_url)
     if url.get_backend_name() == "sqlite":
-        return _sqlite_engine(url)
+        return _sqlite_engine(url, foreign_keys=foreign_keys)
     if url.get_backend_name() == "postgresql":
         return sa.create_engine(url.set(drivername="postgresql+psycopg"), pool_pre_ping=True)
     raise IndexUnusable(f"index.url must be sqlite or postgresql, not {url.get_backend_name()}")
 
 
-def _sqlite_engine(url: URL) -> Engine:
+def _sqlite_engine(url: URL, *, foreign_keys: bool) -> Engine:
     path = Path(url.database or "")
     kind = _file_system(path.parent)
     if kind in _NETWORK_SYSTEMS:
@@ -157,7 +171,7 @@ def _sqlite_engine(url: URL) -> Engine:
         connection.execute(f"PRAGMA busy_timeout={_BUSY_MILLISECONDS}")
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
-        connection.execute("PRAGMA foreign_keys=ON")
+        connection.execute(f"PRAGMA foreign_keys={'ON' if foreign_keys else 'OFF'}")
 
     @sa.event.listens_for(engine, "begin")
     def _on_begin(connection: Connection) -> None:

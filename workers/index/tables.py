@@ -18,6 +18,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
 )
 
 metadata = MetaData(
@@ -75,6 +76,8 @@ series = Table(
     Column("frame_of_reference_uid", Text, index=True),
     Column("instances", Integer, nullable=False, default=0),
     Column("source", Text, nullable=False, default=""),
+    Column("subject", Text, nullable=False, default=""),  # labels of the path it came by
+    Column("session", Text, nullable=False, default=""),
     # verdicts, each with its reasons (JSON list of sentences)
     Column("role", Text),
     Column("role_reasons", Text, nullable=False, default="[]"),
@@ -110,9 +113,19 @@ folder = Table(
     Column("home", Text, nullable=False, index=True),  # <PatientID>/<AccessionNumber>
     Column("digits", Text, nullable=False),  # 11111/22222/33333/44444
     Column("accession_number", Text, nullable=False, default=""),
-    UniqueConstraint("home", "digits"),
-    UniqueConstraint("series_id", "home"),
+    # a delivery that was adopted where it lies may hold what we never make: a series in two
+    # folders, two series in one
+    Column("adopted", Boolean, nullable=False, default=False, server_default=false()),
+    UniqueConstraint("series_id", "home", "digits"),
 )
+Index(
+    "uq_folder_home_digits_ours", folder.c.home, folder.c.digits, unique=True,
+    sqlite_where=~folder.c.adopted, postgresql_where=~folder.c.adopted,
+)  # fmt: skip
+Index(
+    "uq_folder_series_id_home_ours", folder.c.series_id, folder.c.home, unique=True,
+    sqlite_where=~folder.c.adopted, postgresql_where=~folder.c.adopted,
+)  # fmt: skip
 
 instance = Table(
     "instance",
@@ -125,6 +138,7 @@ instance = Table(
     Column("sop_class_uid", Text, nullable=False),
     Column("transfer_syntax_uid", Text, nullable=False),
     Column("size", BigInteger, nullable=False),
+    Column("mtime_ns", BigInteger),  # of an adopted file, when it was read
     Column("sha256", Text, nullable=False),
     Column("dataset_sha256", Text, nullable=False),
     Column("subseries", Text, nullable=False, default=""),
