@@ -22,6 +22,8 @@ EXIT_UNEXPECTED = 1
 _ROLES = "daemon.cli.roles"
 _LOOKING = "daemon.cli.looking"
 _OFFLINE = "daemon.cli.offline"
+_EVENTS = "daemon.cli.events"
+_ADOPTING = "daemon.cli.adopting"
 _EXPORTING = "daemon.cli.exporting"
 _RUN, _LOOK, _OFF = "Run", "Look and act", "Without a daemon"
 
@@ -39,6 +41,8 @@ COMMANDS = (
     LazyCommand(
         "quarantine", _LOOKING, "quarantine", "List, retry or drop set-aside files.", _LOOK
     ),
+    LazyCommand("events", _EVENTS, "events", "Show the audit: what became of what.", _LOOK),
+    LazyCommand("reindex", _ADOPTING, "run_reindex", "Adopt a tree where it lies.", _LOOK),
     LazyCommand("export", _EXPORTING, "export", "Write tables, samples, lists for others.", _LOOK),
     LazyCommand("inspect", _OFFLINE, "inspect", "Explain roles, completeness and SUV.", _OFF),
     LazyCommand("pair", _OFFLINE, "pair", "Pair any DICOM folder.", _OFF),

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from config.settings import Settings
-from daemon.cli.options import Config, Root, settings_of
+from daemon.cli.options import Config, Root, acting_user, settings_of
 from daemon.looking import Status, look
 from workers.completeness.overriding import override_pair, wait_longer
 from workers.filing.releasing import drop_entry, retry_entry
@@ -128,7 +128,7 @@ def wait(context: typer.Context, study: Study, root: Root = None, config: Config
     """Wait for the rest of a study: its hard cap starts anew."""
     settings = _settings(context, root, config)
     with _index(settings) as index:
-        ask_for_pairs(settings, wait_longer(index, settings, study))
+        ask_for_pairs(settings, wait_longer(index, settings, study, acting_user()))
     _console().print("The study waits again.")
 
 
@@ -176,7 +176,7 @@ def retry(
     settings = _settings(context, root, config)
     with _index(settings) as index:
         for one in _entries(index, entry, everything):
-            retry_entry(index, settings.layout, one)
+            retry_entry(index, settings.layout, one, acting_user())
             _console().print(f"{one} waits to be filed again")
 
 
@@ -193,7 +193,7 @@ def drop(
     if not yes:
         typer.confirm(f"Delete {entry} for good?", abort=True)
     with _index(settings) as index:
-        drop_entry(index, settings.layout, entry)
+        drop_entry(index, settings.layout, entry, acting_user())
     _console().print(f"{entry} is deleted")
 
 
@@ -208,7 +208,7 @@ def _entries(index: MetadataIndex, entry: str | None, everything: bool) -> list[
 
 def _override(settings: Settings, study: str, given: Override) -> None:
     with _index(settings) as index:
-        wishes = override_pair(index, settings, study, given)
+        wishes = override_pair(index, settings, study, given, acting_user())
         ask_for_pairs(settings, wishes)
         with index.read() as connection:
             found = [one for one in list_studies(connection) if one["study"] == study]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -58,3 +60,11 @@ def settings_of(
 
         configure_logging(settings.logging)
     return settings
+
+
+def acting_user() -> str:
+    """Name who calls, for the audit: the login behind `sudo`, else the process' own."""
+    try:
+        return pwd.getpwuid(int(os.environ.get("SUDO_UID", os.getuid()))).pw_name
+    except (KeyError, ValueError):
+        return str(os.getuid())

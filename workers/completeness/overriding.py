@@ -23,10 +23,16 @@ class NoSuchStudy(WorkersError):
 
 
 def override_pair(
-    index: MetadataIndex, settings: Settings, study_uid: str, given: Override
+    index: MetadataIndex,
+    settings: Settings,
+    study_uid: str,
+    given: Override,
+    by: str | None = None,
 ) -> list[PairWish]:
     """Record an override for a study and judge it again; fields not given keep what was said
     before.
+
+    `by` is who said it, for the audit.
 
     Raises NoSuchStudy for an unknown study, or a PET or CT that the index does not have.
     """
@@ -58,12 +64,14 @@ def override_pair(
             .where(pair.c.id == row.pair_id)
             .values(override=json.dumps(asdict(override)))
         )
-        insert_event(connection, "override", at, study_id=row.id, **said)
+        insert_event(connection, "override", at, study_id=row.id, by=by, **said)
     return judge_studies(index, settings, [row.id])
 
 
-def wait_longer(index: MetadataIndex, settings: Settings, study_uid: str) -> list[PairWish]:
-    """Start the hard cap of a study anew."""
+def wait_longer(
+    index: MetadataIndex, settings: Settings, study_uid: str, by: str | None = None
+) -> list[PairWish]:
+    """Start the hard cap of a study anew; `by` is who wants it, for the audit."""
     with index.write() as connection:
         study_id = connection.execute(
             sa.select(study.c.id)
@@ -77,5 +85,5 @@ def wait_longer(index: MetadataIndex, settings: Settings, study_uid: str) -> lis
             .where(pair.c.study_id == study_id)
             .values(begun_boot=clock.boot_id(), begun_monotonic=clock.monotonic())
         )
-        insert_event(connection, "wait", clock.utc_now(), study_id=study_id)
+        insert_event(connection, "wait", clock.utc_now(), study_id=study_id, by=by)
     return judge_studies(index, settings, [study_id])

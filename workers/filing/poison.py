@@ -60,8 +60,9 @@ class Hand:
         finally:
             os.ftruncate(self._descriptor, 0)
 
-    def count_the_dead(self) -> None:
-        """Count one death for each entry that a dead worker held."""
+    def count_the_dead(self) -> list[str]:
+        """Count one death for each entry that a dead worker held; return those entries."""
+        found = []
         for item in os.scandir(self._folder):
             if item.name == self._path.name:
                 continue
@@ -76,11 +77,13 @@ class Hand:
                 if len(entry) == _NAME_BYTES and entry.isalnum() and os.path.exists(item.path):
                     with open(self._deaths / entry, "ab") as deaths:
                         deaths.write(b"x")
+                    found.append(entry)
                 os.unlink(item.path)
             except FileNotFoundError:
                 continue  # somebody else counted it
             finally:
                 os.close(descriptor)
+        return found
 
     def deaths(self, entry: str) -> int:
         """Return how many workers died while they held this entry."""

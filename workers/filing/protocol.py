@@ -17,6 +17,7 @@ send an entry to quarantine; errors of the system leave it where it is.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -47,6 +48,7 @@ from workers.filing.rows import (
     instance_values,
     known_arrivals,
     known_instances,
+    study_ids,
 )
 from workers.filing.work import Work, lock_entry, quarantine_work
 from workers.identity import check_identity
@@ -93,7 +95,7 @@ class Filer:
         report = FilingReport()
         self._check_stores()
         with Hand(self._layout.spool_private) as hand:
-            hand.count_the_dead()
+            self._tell_of_deaths(hand.count_the_dead())
             try:
                 self._file(names, hand, report)
             except (StoreUnavailable, IndexUnusable, BaseTimeoutException):
@@ -107,6 +109,12 @@ class Filer:
         for batch in {name.batch for name in names}:
             remove_if_empty(self._layout, batch)
         return report
+
+    def _tell_of_deaths(self, entries: Sequence[str]) -> None:
+        if entries:
+            with self._index.write() as connection:
+                for entry in entries:
+                    insert_event(connection, "worker-died", clock.utc_now(), entry=entry)
 
     def _one_by_one(self, names: Sequence[EntryName], hand: Hand, report: FilingReport) -> None:
         failed: Exception | None = None
@@ -349,15 +357,7 @@ class Filer:
             for work in works:
                 if work.replaces is not None:
                     self._update_instance(connection, work, work.replaces)
-                if work.row is not None and work.row.outcome in SET_ASIDE:
-                    insert_event(
-                        connection,
-                        work.row.outcome,
-                        at,
-                        source=work.source.key,
-                        entry=work.identifier,
-                        code=work.row.code,
-                    )
+            _tell_what_was_not_filed(connection, works, at)
             for (study_id, series_id, source), count in filed.items():
                 connection.execute(
                     series.update()
@@ -414,6 +414,25 @@ class Filer:
                 **header_columns(work.instance.facts),
             )
         )
+
+
+def _tell_what_was_not_filed(connection: sa.Connection, works: Sequence[Work], at: str) -> None:
+    """Write an event for each entry that was set aside, and one for the duplicates of a study."""
+    known = study_ids(connection, {work.study_uid for work in works if work.found is not None})
+    duplicates: Counter[tuple[int | None, str]] = Counter()
+    for work in works:
+        if work.row is None:
+            continue
+        study_id = known.get(work.study_uid) if work.found is not None else None
+        if work.row.outcome == "duplicate":
+            duplicates[study_id, work.source.key] += 1
+        elif work.row.outcome in SET_ASIDE:
+            insert_event(
+                connection, work.row.outcome, at, study_id=study_id, source=work.source.key,
+                entry=work.identifier, code=work.row.code,
+            )  # fmt: skip
+    for (study_id, source), count in duplicates.items():
+        insert_event(connection, "duplicate", at, study_id=study_id, source=source, instances=count)
 
 
 def _stop_if_full(error: Exception) -> None:

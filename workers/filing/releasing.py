@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -22,8 +23,12 @@ class NotInQuarantine(WorkersError):
     """No such entry lies in quarantine."""
 
 
-def retry_entry(index: MetadataIndex, layout: Layout, entry: str) -> EntryName:
+def retry_entry(
+    index: MetadataIndex, layout: Layout, entry: str, by: str | None = None
+) -> EntryName:
     """Give an entry back to the spool as a new one; its old arrival counts no more.
+
+    `by` is who wants it, for the audit.
 
     Killed in between, the file is in the spool and in quarantine: then it comes back as a
     duplicate.
@@ -35,14 +40,14 @@ def retry_entry(index: MetadataIndex, layout: Layout, entry: str) -> EntryName:
     durable.copy_new(quarantine.file_of(layout.quarantine, entry), temporary, 0o644)
     with BatchWriter(layout, source) as batch:
         name = batch.adopt(temporary, _path(str(reason["original_path"])))
-    _settle(index, layout, entry, "retried")
+    _settle(index, layout, entry, "retried", by=by, again=name.identifier)
     return name
 
 
-def drop_entry(index: MetadataIndex, layout: Layout, entry: str) -> None:
-    """Delete an entry and its reason for good."""
+def drop_entry(index: MetadataIndex, layout: Layout, entry: str, by: str | None = None) -> None:
+    """Delete an entry and its reason for good; `by` is who wants it, for the audit."""
     _checked(index, entry)
-    _settle(index, layout, entry, "dropped")
+    _settle(index, layout, entry, "dropped", by=by)
 
 
 def _path(original: str) -> str:
@@ -62,8 +67,13 @@ def _checked(index: MetadataIndex, entry: str) -> str:
     return str(found)
 
 
-def _settle(index: MetadataIndex, layout: Layout, entry: str, outcome: str) -> None:
+def _settle(index: MetadataIndex, layout: Layout, entry: str, outcome: str, **details: Any) -> None:
     with index.write() as connection:
-        connection.execute(arrival.update().where(arrival.c.entry == entry).values(outcome=outcome))
-        insert_event(connection, outcome, clock.utc_now(), entry=entry)
+        source = connection.execute(
+            arrival.update()
+            .where(arrival.c.entry == entry)
+            .values(outcome=outcome)
+            .returning(arrival.c.source)
+        ).scalar_one()
+        insert_event(connection, outcome, clock.utc_now(), source=source, entry=entry, **details)
     quarantine.remove(layout.quarantine, entry)

@@ -95,6 +95,14 @@ def known_instances(connection: Connection, wanted: Iterable[str]) -> dict[str, 
     }
 
 
+def study_ids(connection: Connection, wanted: Iterable[str]) -> dict[str, int]:
+    """Look up studies by StudyInstanceUID."""
+    found = connection.execute(
+        sa.select(study.c.study, study.c.id).where(study.c.study.in_(list(wanted)))
+    )
+    return {row.study: row.id for row in found}
+
+
 def folders_of(connection: Connection, study_uid: str, series_uid: str) -> list[PurePosixPath]:
     """Return every folder that a series ever got, relative to the archive."""
     found = connection.execute(

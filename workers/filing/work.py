@@ -55,6 +55,10 @@ class Work:
         return self.instance.facts.sop_instance_uid
 
     @property
+    def study_uid(self) -> str:
+        return self.instance.facts.study_instance_uid
+
+    @property
     def home(self) -> tuple[str, ...]:
         """What decides its folder: equal for all instances that go there together."""
         facts = self.instance.facts

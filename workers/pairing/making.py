@@ -57,6 +57,8 @@ class _Wanted:
     folder: str
     pet: SeriesInput
     ct: SeriesInput
+    last_instance: int
+    """The newest instance (row id) of the two series: what came later is not in this revision."""
 
 
 def make_pair(index: MetadataIndex, settings: Settings, pair_id: int, generation: int) -> str:
@@ -169,6 +171,11 @@ def _read_wanted(connection: Connection, layout: Layout, pair_id: int) -> _Wante
         folder=place,
         pet=_read_series(connection, layout, row.pet, row.study_id),
         ct=_read_series(connection, layout, row.ct, row.study_id),
+        last_instance=connection.execute(
+            sa.select(sa.func.max(instance.c.id))
+            .join(series, series.c.id == instance.c.series_id)
+            .where(series.c.series.in_((row.pet, row.ct)))
+        ).scalar_one(),
     )
 
 
@@ -254,6 +261,8 @@ def _put_in_place(
             )
         )
         insert_event(connection, "pair-ready", at, study_id=wanted.study_id,
-                     generation=wanted.generation, revision=wanted.revision + 1)  # fmt: skip
+                     generation=wanted.generation, revision=wanted.revision + 1,
+                     pet=wanted.pet.series_uid, ct=wanted.ct.series_uid,
+                     last_instance=wanted.last_instance)  # fmt: skip
     log.info("pair-ready", study=short(wanted.study_uid), revision=wanted.revision + 1)
     return "ready"
