@@ -75,6 +75,7 @@ class Associations:
             (evt.EVT_ACSE_RECV, self._control_received),
             (evt.EVT_RELEASED, self._released),
             (evt.EVT_ABORTED, self._aborted),
+            (evt.EVT_CONN_CLOSE, self._connection_closed),
         ]
 
     @property
@@ -168,6 +169,15 @@ class Associations:
 
     def _aborted(self, event: evt.Event) -> None:
         self._end(event.assoc, None)
+
+    def _connection_closed(self, event: evt.Event) -> None:
+        """Wake an association whose request could not be decoded.
+
+        Its thread would wait for another for all of `acse_timeout_seconds`, and count against the
+        limits.
+        """
+        if event.assoc.requestor.primitive is None:
+            event.assoc.dul.to_user_queue.put(cast(Any, None))
 
     def _end(self, association: Association, how: str | None) -> None:
         with self._lock:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from pynetdicom.association import Association
+from pynetdicom.pdu import A_ASSOCIATE_RQ
 from pynetdicom.transport import (
     AddressInformation,
     AssociationServer,
@@ -27,6 +28,9 @@ BACKLOG = 128
 """Connections that may wait to be accepted; pynetdicom's own 5 drops a burst of senders."""
 
 _FIRST_HANDED_OVER = 3
+_NO_PDU = bytes(6)
+"""What pynetdicom answers with an A-ABORT, as the standard asks (PS3.8 9.2.3, Sta2 and Evt19)."""
+
 _OUT_OF_FILES_SECONDS = 0.2
 _GARBAGE_SECONDS = 30.0
 
@@ -54,11 +58,16 @@ def inherited_socket(environ: Mapping[str, str], pid: int) -> socket.socket | No
 
 
 class PrimedSocket(AssociationSocket):
-    """A connection of pynetdicom's of which the first bytes have been read already."""
+    """A connection of pynetdicom's of which the request has been read already.
 
-    def __init__(self, connection: AssociationSocket, first: bytes) -> None:
+    It is looked at where pynetdicom reads it, in the association's own thread: whatever a request
+    holds, nobody else waits for it.
+    """
+
+    def __init__(self, connection: AssociationSocket, request: bytes) -> None:
         vars(self).update(vars(connection))
-        self._first = first
+        self._first = request
+        self._is_checked = False
 
     @property
     def ready(self) -> bool:
@@ -67,8 +76,27 @@ class PrimedSocket(AssociationSocket):
     def recv(self, nr_bytes: int) -> bytearray:
         if not self._first:
             return super().recv(nr_bytes)
+        if not self._is_checked:
+            self._is_checked = True
+            if not _understood(self._first):
+                self._first = _NO_PDU
         taken, self._first = self._first[:nr_bytes], self._first[nr_bytes:]
         return bytearray(taken)
+
+
+def _understood(request: bytes) -> bool:
+    """Tell whether pynetdicom can make something of a request.
+
+    One that it can decode but not convert would end its thread, and leave the peer without answer.
+    """
+    try:
+        pdu = A_ASSOCIATE_RQ()
+        pdu.decode(request)
+        pdu.to_primitive()
+    except Exception as error:  # noqa: BLE001 - it raises what it likes; the peer is aborted
+        log.info("request-not-understood", error=type(error).__name__)
+        return False
+    return True
 
 
 class _Admission(RequestHandler):

@@ -192,23 +192,20 @@ class Lobby:
 
     def _read(self, one: Waiting) -> None:
         """Read the first PDU, no byte beyond it, and judge it when it is whole."""
-        size = _HEADER
-        while len(one.received) < size:
-            data = one.peer.recv(size - len(one.received))
+        while (wanted := _size(one.received) - len(one.received)) > 0:
+            data = one.peer.recv(wanted)
             if not data:
                 log.debug("hung-up-without-a-request", address=one.address)
                 self._close(one)
                 return
             one.received += data
-            if len(one.received) >= _HEADER:
-                size = _HEADER + int.from_bytes(one.received[2:_HEADER], "big")
-                if one.received[0] == _ABORT:
-                    self._close(one)  # PS3.8 9.2.2, action AA-2
-                    return
-                if one.received[0] != _ASSOCIATE_RQ or size > _HEADER + MOST_REQUEST_BYTES:
-                    self._refuse("connection-refused", one, "no association request")
-                    self._leave(one, _A_ABORT)
-                    return
+            if one.received[0] == _ABORT:
+                self._close(one)  # PS3.8 9.2.2, action AA-2
+                return
+            if one.received[0] != _ASSOCIATE_RQ or _size(one.received) > MOST_REQUEST_BYTES:
+                self._refuse("connection-refused", one, "no association request")
+                self._leave(one, _A_ABORT)
+                return
         self._judge(one)
 
     def _judge(self, one: Waiting) -> None:
@@ -257,3 +254,10 @@ class Lobby:
         self._forget(one)
         with contextlib.suppress(OSError):
             one.peer.close()
+
+
+def _size(received: bytearray) -> int:
+    """Return how long a PDU is as a whole, as far as that is known."""
+    if len(received) < _HEADER:
+        return _HEADER
+    return _HEADER + int.from_bytes(received[2:_HEADER], "big")
