@@ -100,14 +100,20 @@ def make_folders(folder: Path) -> None:
         fsync_folder(here.parent)
 
 
+def create_new(path: Path | str, mode: int = 0o600) -> int:
+    """Open a file that must not exist (O_EXCL) for writing, locked, and return its descriptor."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    try_lock(descriptor)
+    return descriptor
+
+
 def write_new(path: Path | str, chunks: Iterable[bytes | memoryview], mode: int = 0o600) -> int:
     """Write a file that must not exist (O_EXCL), fsync it, return its size; removed on any error.
 
     While it is written it is locked: `remove_stale` takes only what nobody writes.
     """
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    descriptor = create_new(path, mode)
     try:
-        try_lock(descriptor)
         size = 0
         for chunk in chunks:
             size += write_whole(descriptor, chunk)

@@ -65,6 +65,42 @@ class EntryName:
         return layout.ready / self.batch / self.path
 
 
+class Unpublished:
+    """An entry that is being written; it is in its batch only when `publish` has returned.
+
+    It is locked until then (`durable.remove_stale` lets it be). Whoever began it publishes or
+    abandons it. For one thread at a time. Raises OSError where it cannot be written.
+    """
+
+    def __init__(self, layout: Layout, name: EntryName) -> None:
+        self.name = name
+        self._temporary = layout.incoming / f"{name.batch}.{name.path}"
+        self._target = name.where(layout)
+        # the tree's mode: the spool is 0700
+        self._descriptor = durable.create_new(self._temporary, 0o644)
+
+    def write(self, data: bytes | memoryview) -> None:
+        durable.write_whole(self._descriptor, data)
+
+    def publish(self) -> EntryName:
+        """Make it durable and give it its name."""
+        os.fsync(self._descriptor)
+        os.rename(self._temporary, self._target)
+        self._close()
+        durable.fsync_folder(self._target.parent)
+        return self.name
+
+    def abandon(self) -> None:
+        """Remove what was written, unless it has its name already; may be called again."""
+        if self._descriptor >= 0:
+            self._close()
+            self._temporary.unlink(missing_ok=True)
+
+    def _close(self) -> None:
+        descriptor, self._descriptor = self._descriptor, -1
+        os.close(descriptor)
+
+
 class BatchWriter:
     """Write one batch; safe for several threads, closed with its association or scan.
 
@@ -126,24 +162,26 @@ class BatchWriter:
             os.close(held)  # it was removed as empty between open and lock
         raise BlockingIOError(errno.EWOULDBLOCK, "another process holds the batch", self.name)
 
-    def publish(self, chunks: Iterable[bytes | memoryview]) -> EntryName:
-        """Store one instance under the next running number."""
+    def begin(self) -> Unpublished:
+        """Begin an entry that is written piece by piece, under the next running number."""
         if self._taken_up:
             raise ValueError(
                 f"batch {self.name} was taken up again: its numbers may be used already"
             )
         with self._lock:
             number = next(self._numbers)
-        name = f"{number:08d}"
-        temporary = self._layout.incoming / f"{self.name}.{name}"
-        durable.write_new(temporary, chunks, 0o644)  # the tree's mode: the spool is 0700
+        return Unpublished(self._layout, EntryName(self.name, f"{number:08d}"))
+
+    def publish(self, chunks: Iterable[bytes | memoryview]) -> EntryName:
+        """Store one instance under the next running number."""
+        entry = self.begin()
         try:
-            os.rename(temporary, self.folder / name)
+            for chunk in chunks:
+                entry.write(chunk)
+            return entry.publish()
         except BaseException:
-            temporary.unlink(missing_ok=True)
+            entry.abandon()
             raise
-        durable.fsync_folder(self.folder)
-        return EntryName(self.name, name)
 
     def adopt(self, file: Path, path: str, *, sync: bool = True) -> EntryName:
         """Move a durable file of the same file system in under a relative path.
