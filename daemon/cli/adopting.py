@@ -1,0 +1,181 @@
+"""The command `reindex`: adopt a delivery where it lies, or rebuild a lost index."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from config.logs import configure_logging
+from config.settings import Settings
+from daemon.cli.options import Config, Root, settings_of
+from daemon.errors import DaemonError
+from workers.adopting.finishing import (
+    judge_adopted,
+    restore_overrides,
+    take_over_pairs,
+    wished_pairs,
+)
+from workers.adopting.reindexing import ReindexReport, count_files, reindex
+from workers.completeness.judging import PairWish
+from workers.index.engine import open_index, prepare_index
+
+_FINDINGS_SHOWN = 20
+
+
+def run_reindex(
+    archive: Annotated[
+        Path | None,
+        typer.Option("--archive", metavar="DELIVERY", help="Adopt this tree where it lies."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only count what would be looked at.")
+    ] = False,
+    no_pair: Annotated[bool, typer.Option("--no-pair", help="Judge, but make no pairs.")] = False,
+    processes: Annotated[
+        int, typer.Option("--processes", min=1, help="How many read at once [the CPUs].")
+    ] = os.cpu_count() or 1,
+    root: Root = None,
+    config: Config = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+) -> None:
+    """Adopt a delivery where it lies, or rebuild a lost index; nothing is copied or moved.
+
+    Run it again at any time: what is unchanged is not opened, and what was interrupted goes on.
+    """
+    settings = settings_of(root, config, logs=False)
+    if settings.logging.level == "INFO":  # a line for each series would hide the bar
+        quiet = settings.logging.model_copy(update={"level": "WARNING"})
+        settings = settings.model_copy(update={"logging": quiet})
+    configure_logging(settings.logging)
+    if archive is not None:
+        paths = settings.paths.model_copy(update={"archive": archive.absolute()})
+        settings = settings.model_copy(update={"paths": paths})
+    if not settings.layout.archive.is_dir():
+        raise DaemonError(f"no archive at {settings.layout.archive}")
+    total = count_files(settings.layout.archive)
+    if dry_run:
+        _tell(as_json, {"files": total}, f"{total:,} files in {settings.layout.archive}")
+        return
+    with _alone(settings):
+        _run(settings, total, processes, pair=not no_pair, as_json=as_json)
+
+
+def _run(settings: Settings, total: int, processes: int, *, pair: bool, as_json: bool) -> None:
+    index = prepare_index(settings)
+    try:
+        with _bars() as bars:
+            task = bars.add_task("files", total=total, rate="")
+
+            def advance(report: ReindexReport) -> None:
+                rate = f"{report.files / max(report.seconds, 1e-3):,.0f}/s"
+                bars.update(task, completed=report.files, rate=rate)
+
+            report = reindex(index, settings, processes=processes, advance=advance)
+            judged = bars.add_task("studies judged", total=None, rate="")
+            judge_adopted(
+                index,
+                settings,
+                lambda done, of: bars.update(judged, completed=done, total=of),
+            )
+            restore_overrides(index, settings)
+            taken = take_over_pairs(index, settings)
+            wishes = wished_pairs(index) if settings.pairing.enabled else []
+            made: dict[str, int] = {}
+            if pair and wishes:
+                index.close()
+                made = _make_pairs(settings, wishes, processes, bars)
+    finally:
+        index.close()
+    found = report.to_json_object() | {"pairs_taken_over": taken, "pairs": made}
+    if not pair:
+        found["pairs_wanted"] = len(wishes)
+    _tell(as_json, found, _words(report, taken, made))
+    if not as_json:
+        _print_findings(report)
+
+
+def _make_pairs(
+    settings: Settings, wishes: Sequence[PairWish], processes: int, bars: Progress
+) -> dict[str, int]:
+    """Make pairs in processes of their own, whose memory goes with them."""
+    task = bars.add_task("pairs", total=len(wishes), rate="")
+    outcomes: dict[str, int] = {}
+    workers = max(1, min(processes, settings.pairing.workers, len(wishes)))
+    with ProcessPoolExecutor(workers, mp_context=get_context("forkserver")) as pool:
+        begun = [pool.submit(_make_one, settings, one.pair_id, one.generation) for one in wishes]
+        for future in as_completed(begun):
+            outcome = future.result()
+            outcomes[outcome] = outcomes.get(outcome, 0) + 1
+            bars.advance(task)
+    return outcomes
+
+
+def _make_one(settings: Settings, pair_id: int, generation: int) -> str:
+    from workers.pairing.making import make_pair
+
+    index = open_index(settings)
+    try:
+        return make_pair(index, settings, pair_id, generation)
+    finally:
+        index.close()
+
+
+@contextmanager
+def _alone(settings: Settings) -> Iterator[None]:
+    """Let one reindex run at a time."""
+    settings.layout.make_private()
+    with open(settings.layout.locks / "reindex", "ab") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DaemonError("another reindex of this root is running") from None
+        yield
+
+
+def _bars() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+               TextColumn("{task.fields[rate]}"), TimeRemainingColumn())  # fmt: skip
+    console = Console(stderr=True)
+    return Progress(*columns, console=console, disable=not console.is_terminal)
+
+
+def _words(report: ReindexReport, taken: int, made: dict[str, int]) -> str:
+    rate = report.files / max(report.seconds, 1e-3)
+    lines = [
+        f"{report.files:,} files in {report.folders:,} folders, {rate:,.0f} a second: "
+        f"{report.adopted:,} new, {report.unchanged:,} unchanged, "
+        f"{len(report.findings):,} to look at",
+        f"pairs: {taken:,} taken over"
+        + "".join(f", {count:,} {outcome}" for outcome, count in sorted(made.items())),
+    ]
+    return "\n".join(lines)
+
+
+def _print_findings(report: ReindexReport) -> None:
+    console = Console(soft_wrap=True, highlight=False)
+    for one in report.findings[:_FINDINGS_SHOWN]:
+        console.print(f"{one.code}: {one.path}: {one.words}", markup=False)
+    more = len(report.findings) - _FINDINGS_SHOWN
+    if more > 0:
+        console.print(f"and {more:,} more (--json counts them by kind)", style="dim")
+
+
+def _tell(as_json: bool, found: dict[str, object], words: str) -> None:
+    print(json.dumps(found) if as_json else words)

@@ -1,0 +1,85 @@
+"""Read files of a delivery in several processes at once: header and checksums, nothing written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+from workers.adopting.walking import Finding, FindingCode, FoundFile
+from workers.errors import DataError
+from workers.filing.examining import Instance, Skip, examine
+from workers.spool.batches import BatchSource
+
+_FILES_A_TASK = 32
+_ARCHIVE = BatchSource(kind="archive")
+
+
+@dataclass(frozen=True, slots=True)
+class ReadFile:
+    """One file that is an instance."""
+
+    file: FoundFile
+    instance: Instance
+
+
+class Readers:
+    """Processes that read; results come in the order of the files, whoever was quicker."""
+
+    def __init__(self, archive: Path, pool: ProcessPoolExecutor | None) -> None:
+        self._archive = archive
+        self._pool = pool
+
+    def begin(
+        self, folder: str, files: Sequence[FoundFile]
+    ) -> list[Future[list[ReadFile | Finding]]]:
+        """Start reading files of one folder."""
+        tasks = [files[at : at + _FILES_A_TASK] for at in range(0, len(files), _FILES_A_TASK)]
+        if self._pool is None:
+            return [_done(read_files(self._archive, folder, task)) for task in tasks]
+        return [self._pool.submit(read_files, self._archive, folder, task) for task in tasks]
+
+
+@contextmanager
+def open_readers(archive: Path, processes: int) -> Iterator[Readers]:
+    """Start `processes` readers; one reads in this process."""
+    if processes <= 1:
+        yield Readers(archive, None)
+        return
+    # not fork: this process has an open database and threads of its progress bar
+    with ProcessPoolExecutor(processes, mp_context=get_context("forkserver")) as pool:
+        try:
+            yield Readers(archive, pool)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def read_files(archive: Path, folder: str, files: Sequence[FoundFile]) -> list[ReadFile | Finding]:
+    """Examine files of one folder; whatever is wrong with one is its finding."""
+    found: list[ReadFile | Finding] = []
+    for file in files:
+        path = f"{folder}/{file.name}"
+        try:
+            descriptor = os.open(archive / path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            with open(descriptor, "rb") as opened:
+                result = examine(opened, file.name, _ARCHIVE)
+        except DataError as error:
+            found.append(Finding(FindingCode.NOT_ADOPTED, path, str(error)))
+        except OSError as error:
+            found.append(Finding(FindingCode.UNREADABLE, path, error.strerror or "cannot be read"))
+        else:
+            if isinstance(result, Skip):
+                found.append(Finding(FindingCode.SKIPPED, path, result.reason))
+            else:
+                found.append(ReadFile(file, result))
+    return found
+
+
+def _done(result: list[ReadFile | Finding]) -> Future[list[ReadFile | Finding]]:
+    future: Future[list[ReadFile | Finding]] = Future()
+    future.set_result(result)
+    return future
