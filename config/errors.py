@@ -3,7 +3,8 @@
 ConfigError
 ├── UnknownKey        a key or environment variable that is none of ours, with the nearest that is
 ├── BadValue          a known key with a value that cannot be
-└── ConfigUnreadable  the file is missing or is no TOML
+├── ConfigUnreadable  the file is missing or is no TOML
+└── FolderUnusable    a folder of the installation cannot be made
 """
 
 import difflib
@@ -38,3 +39,10 @@ class BadValue(ConfigError):
 
 class ConfigUnreadable(ConfigError):
     """The configuration file is missing or is no TOML."""
+
+
+class FolderUnusable(ConfigError):
+    """A folder of the installation cannot be made or is none."""
+
+    def __init__(self, path: object, reason: str) -> None:
+        super().__init__(f"{path} cannot be used as a folder: {reason}")

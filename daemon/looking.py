@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -67,7 +68,7 @@ def look(settings: Settings) -> Status:
     else:
         waiting = _waiting(settings)
         troubles.append("nothing ran here yet: start it with `petct-ingest run --root DIR`")
-    troubles += _watch_troubles(settings)
+    troubles += _watch_troubles(settings) + _receiver_troubles(settings)
     depths, queue_trouble = _depths(settings)
     troubles += queue_trouble
     oldest = oldest_waiting(settings.layout)
@@ -86,6 +87,16 @@ def _watch_troubles(settings: Settings) -> list[str]:
     if not watched and inbox.is_dir() and any(inbox.iterdir()):
         found.append(f"{inbox} holds files, but [[watch]] does not name it: nobody takes them")
     return found
+
+
+def _receiver_troubles(settings: Settings) -> list[str]:
+    """Say why a receiver that runs does not listen."""
+    try:
+        text = (settings.layout.run / "receiver.trouble").read_text(encoding="utf-8")
+    except OSError:
+        return []
+    process, _, words = text.strip().partition(" ")
+    return [words] if process.isdigit() and os.path.exists(f"/proc/{process}") else []
 
 
 def _waiting(settings: Settings) -> int:

@@ -81,6 +81,10 @@ class Notifier:
     def ready(self, status: str) -> None:
         self._send(f"READY=1\nSTATUS={status}")
 
+    def status(self, words: str) -> None:
+        """Say what goes on, or what is in the way of getting ready."""
+        self._send(f"STATUS={words}")
+
     def stopping(self) -> None:
         self._send("STOPPING=1")
 

@@ -117,6 +117,8 @@ class Child:
     start_at: float = 0.0
     deaths: int = 0
     ready: bool = False
+    trouble: str = ""
+    """What it last said to be in its way."""
 
 
 @dataclass(slots=True)
@@ -201,11 +203,23 @@ class Supervisor:
         for process, text in _messages(ears):
             for child in self.children:
                 if child.process is not None and child.process.pid == process:
-                    child.ready = child.ready or "READY=1" in text.splitlines()
+                    self._heard(child, text.splitlines())
         for child in self.children:
             # the server program does not speak sd_notify
             if child.role.stage is Stage.SERVER and child.process is not None and not child.ready:
                 child.ready = answers(socket_path(self.settings.layout))
+
+    def _heard(self, child: Child, lines: list[str]) -> None:
+        """Note that a role is ready; pass on what is in its way to whoever watches, once."""
+        child.ready = child.ready or "READY=1" in lines
+        if child.ready:
+            child.trouble = ""
+            return
+        for line in lines:
+            name, _, words = line.partition("=")
+            if name == "STATUS" and words != child.trouble:
+                child.trouble = words
+                print(f"! {words}", flush=True)
 
     def _all_ready(self) -> bool:
         return all(child.ready for child in self.children)
@@ -258,10 +272,16 @@ def run_all(settings: Settings, options: Sequence[str], only: Collection[str] = 
     ------
     AlreadyRunning
         Another daemon runs on this root.
+    TlsUnusable
+        Certificate or key of the receiver cannot be used.
     WorkersError
         The index cannot be prepared.
     """
     roles = plan_roles(settings, only)
+    if settings.receiver.tls.on and any(role.name == "receive" for role in roles):
+        from daemon.receiver.tls import ServerTls
+
+        ServerTls(settings.receiver.tls, settings.layout.root)
     settings.layout.make_private()
     with _root_lock(settings.layout.run / "lock"):
         from workers.index.engine import prepare_index  # heavy, and only here

@@ -35,7 +35,10 @@ Source = Annotated[
 
 def demo(
     root: Annotated[
-        Path, typer.Option("--root", metavar="DIR", help="Where it runs; left there to look at.")
+        Path,
+        typer.Option(
+            "--root", metavar="DIR", file_okay=False, help="Where it runs; left there to look at."
+        ),
     ] = Path("demo"),
 ) -> None:
     """Send a phantom study through the whole system, and explain what happened.

@@ -43,8 +43,9 @@ def settings_of(
     Raises
     ------
     ConfigError
-        As `config.settings.load_settings`.
+        As `config.settings.load_settings`, and where the root is a file.
     """
+    from config.errors import FolderUnusable
     from config.settings import load_settings
 
     receiver: dict[str, Any] = {}
@@ -55,6 +56,8 @@ def settings_of(
     settings = load_settings(
         config, root=root, overrides={"receiver": receiver} if receiver else None
     )
+    if settings.root.exists() and not settings.root.is_dir():
+        raise FolderUnusable(settings.root, "it is a file")
     if logs:
         from config.logs import configure_logging
 

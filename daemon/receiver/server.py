@@ -17,6 +17,7 @@ from config.layout import Layout
 from config.logs import get_logger
 from config.settings import ReceiverSettings, Settings
 from daemon.dispatcher import Dispatcher
+from daemon.processes import Notifier
 from daemon.receiver.associations import Associations
 from daemon.receiver.listening import ListeningServer, inherited_socket
 from daemon.receiver.lobby import Lobby
@@ -42,6 +43,11 @@ def port_file(layout: Layout) -> Path:
     return layout.run / "receiver.port"
 
 
+def trouble_file(layout: Layout) -> Path:
+    """Return the file that says why a receiver does not listen: its process, and words."""
+    return layout.run / "receiver.trouble"
+
+
 def run_receiver(settings: Settings, stop: threading.Event) -> None:
     """Receive until `stop` is set; C-STOREs in progress then are finished and answered."""
     inherited = inherited_socket(os.environ, os.getpid())
@@ -63,10 +69,14 @@ def _open(
 ) -> Receiver | None:
     """Open the port, again and again while another program has it; None when stopped meanwhile."""
     wait = _FIRST_RETRY_SECONDS
+    trouble = trouble_file(settings.layout)
     while not stop.is_set():
         try:
-            return Receiver(settings, offer, inherited)
+            receiver = Receiver(settings, offer, inherited)
         except OSError as error:
+            words = _port_trouble(settings.receiver, error)
+            replace_file(trouble, f"{os.getpid()} {words}\n".encode())
+            Notifier.from_environment().status(words)
             log.warning(
                 "port-unavailable",
                 host=settings.receiver.host,
@@ -74,9 +84,20 @@ def _open(
                 reason=error.strerror or str(error),
                 next_try_in_seconds=wait,
             )
+        else:
+            trouble.unlink(missing_ok=True)
+            return receiver
         stop.wait(wait)
         wait = min(2 * wait, _LONGEST_RETRY_SECONDS)
+    trouble.unlink(missing_ok=True)
     return None
+
+
+def _port_trouble(receiver: ReceiverSettings, error: OSError) -> str:
+    return (
+        f"the receiver does not listen: port {receiver.port} of {receiver.host} cannot be had "
+        f"({error.strerror or error}); it is tried again, or set receiver.port or --port"
+    )
 
 
 class Receiver:

@@ -1,0 +1,51 @@
+"""What a user did wrong is said where the user looks: on the terminal of `run`, and in `status`."""
+
+import re
+import socket
+import subprocess
+
+import pytest
+from running import petct, running, wait_until
+
+from daemon.receiver.server import trouble_file
+
+
+def test_a_taken_port_is_said_by_run_and_by_status_until_it_is_free(settings, tmp_path):
+    root = settings.root
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        command = petct("run", "--root", root, "--port", port, "--roles", "receive")
+        running_one = running(command, tmp_path / "run")
+        with running_one as run:
+            run.await_output("! the receiver does not listen")
+            told = run.stdout.splitlines()
+            assert len(told) == 1
+            assert f"port {port} of 127.0.0.1 cannot be had (Address already in use)" in told[0]
+            shown = subprocess.run(
+                petct("status", "--root", root), capture_output=True, text=True, check=True
+            ).stdout
+            assert re.search(r"! the receiver does not listen: port \d+", shown)
+            other.close()
+            run.await_output("petct-ingest is ready")
+            assert not trouble_file(settings.layout).exists()
+            assert len(run.stdout.splitlines()) == 2
+            assert run.end() == 0
+
+
+def test_what_a_receiver_said_that_is_gone_counts_no_more(settings):
+    from daemon.looking import look
+
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    trouble_file(settings.layout).write_text(f"{ended.pid} the receiver does not listen\n")
+    assert not [one for one in look(settings).troubles if "listen" in one]
+
+
+@pytest.mark.parametrize("command", ["run", "receive", "status", "sweep", "watch", "valkey"])
+def test_a_root_that_is_a_file_is_one_line_and_exit_2(tmp_path, command):
+    file = tmp_path / "file"
+    file.write_text("text")
+    with running(petct(command, "--root", file), tmp_path / "run") as run:
+        wait_until(lambda: run.process.poll() is not None, 20)
+        assert run.process.returncode == 2
+        assert run.stderr == f"petct-ingest: {file} cannot be used as a folder: it is a file\n"
