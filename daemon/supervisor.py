@@ -1,7 +1,7 @@
 """Run every role on this machine, each in a process of its own, and keep them running.
 
 One thread does it all: Linux kills the children when the thread that started them ends. It sleeps
-until a signal, a message of a child, or the time to start one again.
+until a signal, a message of a child, or the time to start one again or to look after one.
 """
 
 from __future__ import annotations
@@ -35,6 +35,9 @@ STEADY_SECONDS = 60.0
 """A process that lived so long starts its count of deaths anew."""
 
 _PROBE_SECONDS = 0.05
+_SOCKET_SECONDS = 5.0
+"""How often it is looked whether the queue server can still be reached."""
+
 _CREDENTIALS = struct.Struct("3i")
 _INHERITED = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID")
 """What systemd said to this process alone."""
@@ -148,6 +151,7 @@ class Supervisor:
                 self._hear(ears)
                 self._reap(time.monotonic())
                 self._start_due(time.monotonic(), environment)
+                self._end_unreachable()
                 if not announced and self._all_ready():
                     announced = True
                     self._announce(notifier)
@@ -221,6 +225,16 @@ class Supervisor:
                 child.trouble = words
                 print(f"! {words}", flush=True)
 
+    def _end_unreachable(self) -> None:
+        """End a queue server whose socket somebody removed: it lives, but nobody can reach it."""
+        for child in self.children:
+            if child.role.stage is not Stage.SERVER or child.process is None or not child.ready:
+                continue
+            if not socket_path(self.settings.layout).exists():
+                log.warning("queue-server-unreachable", role=child.role.name)
+                child.ready = False
+                _send(child, signal.SIGTERM)
+
     def _all_ready(self) -> bool:
         return all(child.ready for child in self.children)
 
@@ -242,6 +256,8 @@ class Supervisor:
         due = [c.start_at - now for c in self.children if c.process is None]
         if any(c.role.stage is Stage.SERVER and not c.ready for c in self.children):
             due.append(_PROBE_SECONDS)
+        if any(c.role.stage is Stage.SERVER for c in self.children):
+            due.append(_SOCKET_SECONDS)
         if announced and notifier.watchdog_seconds is not None:
             due.append(notifier.watchdog_seconds / 2)
         return max(0.0, min(due)) if due else None

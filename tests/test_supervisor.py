@@ -22,6 +22,8 @@ from daemon.supervisor import (
     plan_roles,
     restart_delay,
 )
+from daemon.valkey import answers
+from workers.queues import socket_path
 
 READY = "petct-ingest is ready"
 
@@ -161,9 +163,9 @@ def test_a_second_signal_kills_what_is_left_at_once(small):
 
 def test_a_role_that_always_dies_is_tried_ever_more_rarely_and_hurts_no_other(small, tmp_path):
     with small("crash", "work") as run:
-        wait_until(lambda: notes(tmp_path).count("crash crashes") >= 3)
-        delays = re.findall(r"role=crash reason=\"exit 3\" .*again_in_seconds=([\d.]+)", run.stderr)
-        assert [float(delay) for delay in delays[:3]] == [0.2, 0.4, 0.8]
+        said = re.compile(r'role=crash reason="exit 3" .*again_in_seconds=([\d.]+)')
+        wait_until(lambda: len(said.findall(run.stderr)) >= 3)
+        assert [float(delay) for delay in said.findall(run.stderr)[:3]] == [0.2, 0.4, 0.8]
         assert notes(tmp_path).count("work starts") == 1
         assert READY not in run.stdout
         assert run.end() == 0
@@ -234,6 +236,15 @@ def test_every_killed_role_comes_back(whole):
         )
         assert not alive(before)
     assert whole.end(seconds=60) == 0
+
+
+def test_a_queue_server_whose_socket_was_removed_is_replaced(whole, root):
+    layout = load_settings(root=root, environ={}).layout
+    before = the("valkey", whole.pid)
+    socket_path(layout).unlink()
+    wait_until(lambda: answers(socket_path(layout)), what="a queue server that can be reached")
+    assert the("valkey", whole.pid) not in (None, before)
+    assert "queue-server-unreachable" in whole.stderr
 
 
 def test_sigterm_ends_all_in_order_with_exit_zero(whole):
