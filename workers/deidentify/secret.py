@@ -1,0 +1,63 @@
+"""The secret seed of de-identification: whoever has it can tell who is who again.
+
+One file, 0600, made on first use. The same seed gives the same replacements on every machine and
+after every restart; it is nowhere else: not in the index, the logs or the queues.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from pathlib import Path
+
+from workers import durable
+from workers.errors import StoreUnavailable
+
+_SEED_BYTES = 32
+
+
+def read_seed(path: Path) -> str:
+    """Return the seed; make one where there is none, durable before it is used.
+
+    Raises StoreUnavailable where the file is empty, cannot be read, or is open to others.
+    """
+    try:
+        return _read(path)
+    except FileNotFoundError:
+        pass
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        durable.write_new(temporary, (secrets.token_hex(_SEED_BYTES).encode() + b"\n",), 0o600)
+        try:
+            os.link(temporary, path)  # never over another's: the first one counts for everybody
+        except FileExistsError:
+            pass
+        finally:
+            temporary.unlink()
+        durable.fsync_folder(path.parent)
+    except OSError as error:
+        raise StoreUnavailable(
+            f"the seed of de-identification cannot be made: {error.strerror}"
+        ) from error
+    return _read(path)
+
+
+def _read(path: Path) -> str:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise StoreUnavailable(
+            f"the seed of de-identification cannot be read: {error.strerror}"
+        ) from error
+    with open(descriptor, "rb") as file:
+        if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
+            raise StoreUnavailable(
+                f"the seed of de-identification is open to others: chmod 600 {path}"
+            )
+        seed = file.read(4096).decode("ascii", "replace").strip()
+    if len(seed) < 2 * 16:
+        raise StoreUnavailable(f"the seed of de-identification in {path} is too short")
+    return seed
