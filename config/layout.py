@@ -26,6 +26,11 @@ class Layout:
 
     @property
     def ready(self) -> Path:
+    @property
+    def stores(self) -> Path:
+        """Which archive and spool the index knows, for those who do not open it."""
+        return self.root / "stores.json"
+
         """Durable batches, waiting to be filed."""
         return self.spool / "ready"
 

@@ -10,13 +10,15 @@ from typing import Any
 import redis
 
 from config.settings import Settings
+from daemon.room import measure, refusals, reserve_of
 from daemon.watcher.counting import count_unclaimed
-from workers import durable, queues
+from workers import queues
 from workers.errors import StoreUnavailable
 from workers.identity import check_identity
 from workers.index.engine import MetadataIndex, open_index
 from workers.index.queries import Counts, count_all
 from workers.spool.batches import oldest_waiting, waiting_entries
+from workers.watermark import StoreRoom, judge_room
 
 _NOTHING = Counts(0, 0, 0, 0, 0, {}, {"ready": 0, "held": 0, "pending": 0})
 
@@ -128,13 +130,26 @@ def _store_troubles(settings: Settings, index: MetadataIndex) -> list[str]:
     ):
         try:
             check_identity(store, expected, what)
-            lack = durable.free_space(store).lacks(
-                settings.spool.minimum_free_mb << 20, settings.spool.minimum_free_inodes
-            )
-            if lack:
-                found.append(
-                    f"{what} at {store}: {lack}; free space or lower spool.minimum_free_mb"
-                )
+            room, _ = measure(what, store)
+            short = judge_room([room], reserve_of(settings.spool), low=False).reason
+            if short:
+                found.append(f"{store}: {short}; {_remedy(room)}")
         except StoreUnavailable as error:
             found.append(str(error))
+        except OSError as error:
+            found.append(f"the {what} at {store} cannot be used: {error.strerror}")
+    consequences = {
+        "receiver": "the receiver takes nothing (0xA700 to senders)",
+        "watcher": "the watched folders are left alone",
+    }
+    again = f"it goes on when {settings.spool.resume_factor:g} times the reserve is free"
+    for who, reason in refusals(layout).items():
+        hint = f"; {again}" if "reserve" in reason else ""
+        found.append(f"{consequences[who]}: {reason}{hint}")
     return found
+
+
+def _remedy(room: StoreRoom) -> str:
+    if room.read_only:
+        return "mount it writable; everything goes on by itself"
+    return "free space there or lower spool.minimum_free_mb; everything goes on by itself"

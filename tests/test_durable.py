@@ -169,13 +169,6 @@ def test_only_old_things_that_nobody_holds_are_removed(tmp_path: Path) -> None:
     assert not durable.remove_stale(held, 2000)
 
 
-def test_free_space_says_what_is_short() -> None:
-    assert durable.FreeSpace(10 << 20, 5).lacks(5 << 20, 5) is None
-    assert "MiB" in (durable.FreeSpace(10 << 20, 5).lacks(11 << 20, 5) or "")
-    assert "inodes" in (durable.FreeSpace(10 << 20, 5).lacks(1, 6) or "")
-    assert durable.FreeSpace(10 << 20, None).lacks(1, 6) is None
-
-
 # journal ------------------------------------------------------------------------------------------
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from filing_world import a_world, encoded, small_instances
+from running import wait_until
 
 from config.errors import BadValue
 from config.settings import load_settings
@@ -32,12 +33,12 @@ def test_an_intake_takes_nothing_while_a_store_is_missing(tmp_path: Path, store:
         mark = getattr(world.layout, store) / ".petct" / "id"
         mark.rename(tmp_path / "id")
         assert f"the {store} at" in str(room.refusal(1, 1.0))
-        assert f"the {store} at" in str(gate.reason())
+        wait_until(lambda: f"the {store} at" in str(gate.reason()), 5)  # a look counts for 0.2 s
         mark.write_text("f" * 32)
         assert "is another one" in str(room.refusal(1, 2.0))
         (tmp_path / "id").rename(mark)
         assert room.refusal(1, 3.0) is None
-        assert gate.reason() is None
+        wait_until(lambda: gate.reason() is None, 5)
 
 
 def test_a_full_archive_ends_the_batch_at_once_and_names_no_path(

@@ -50,22 +50,6 @@ class FreeSpace:
     bytes_free: int
     inodes_free: int | None
 
-    def lacks(self, minimum_bytes: int, minimum_inodes: int) -> str | None:
-        """Say in words what is short, or None."""
-        if self.bytes_free < minimum_bytes:
-            return (
-                f"{self.bytes_free >> 20} MiB free, {minimum_bytes >> 20} MiB are kept in reserve"
-            )
-        if self.inodes_free is not None and self.inodes_free < minimum_inodes:
-            return f"{self.inodes_free} inodes free, {minimum_inodes} are kept in reserve"
-        return None
-
-
-def free_space(folder: Path | str) -> FreeSpace:
-    """Measure what is left where `folder` lies."""
-    facts = os.statvfs(folder)
-    return FreeSpace(facts.f_bavail * facts.f_frsize, facts.f_favail if facts.f_files else None)
-
 
 def fsync_folder(folder: Path | str) -> None:
     """Make the names in a folder durable."""

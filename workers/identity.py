@@ -1,11 +1,14 @@
 """The identity of a store: a file that tells our disk from an empty mount point.
 
 Archive and spool each carry `.petct/id`. The index knows both; a store whose file is missing or
-another is not written to (design.md 2). Only a fresh index gives an identity.
+another is not written to (design.md 2). Only a fresh index gives an identity. What the index knows
+stands in `<root>/stores.json` too, for the intakes, which do not open it.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import secrets
 from pathlib import Path
 
@@ -46,18 +49,47 @@ def check_identity(store: Path, expected: str, what: str) -> None:
 
 
 class PinnedStores:
-    """Spool and archive as an intake first saw them.
+    """Spool and archive as an intake knows them.
 
-    An intake does not open the index: the first identity that it finds is the one that is meant. A
-    store without any, or with another than that, is an empty mount point or another disk.
+def check_writable(store: Path, what: str) -> None:
+    """Raise StoreUnavailable where a store is mounted read-only, or cannot be looked at."""
+    try:
+        read_only = os.statvfs(store).f_flag & os.ST_RDONLY
+    except OSError as error:
+        raise StoreUnavailable(f"{store} cannot be read: {error.strerror}") from error
+    if read_only:
+        raise StoreUnavailable(f"the {what} at {store} is mounted read-only. Nothing was touched.")
+
+
+def write_stores(layout: Layout, archive: str, spool: str) -> None:
+    """Write down, durably, which stores the index knows; nothing where it stands there already."""
+    known = {"archive": archive, "spool": spool}
+    if _read_stores(layout) != known:
+        replace_file(layout.stores, json.dumps(known).encode() + b"\n", 0o644)
+
+
+def _read_stores(layout: Layout) -> dict[str, str]:
+    """Read which stores the index knows; empty before it was prepared, or where nobody can tell."""
+    try:
+        found = json.loads(layout.stores.read_bytes())
+        return {what: str(found[what]) for what in ("archive", "spool")}
+    except (OSError, ValueError, LookupError, TypeError):
+        return {}
+
+
+    An intake does not open the index: it takes its word from `stores.json`, and where that is not
+    written, the first identity that it finds is the one that is meant. A store without any, or with
+    another than that, is an empty mount point or another disk.
     """
 
     def __init__(self, layout: Layout) -> None:
         self._stores = {"spool": layout.spool, "archive": layout.archive}
         self._identities: dict[str, str] = {}
 
+        self._layout = layout
     def check(self) -> None:
-        """Raise StoreUnavailable unless both stores are there and still the same."""
+        """Raise StoreUnavailable unless both stores are there and the ones that are meant."""
+        self._identities |= _read_stores(self._layout)
         for what, store in self._stores.items():
             if what not in self._identities:
                 found = read_identity(store)

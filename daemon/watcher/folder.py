@@ -48,12 +48,13 @@ class WatchedFolder:
         watch: WatchSettings,
         offer: Callable[[EntryName], None],
         empty_seconds: float = QUIET_SECONDS,
+        gate: SpoolGate | None = None,
     ) -> None:
         self._watch = watch
         self._layout = settings.layout
         self._offer = offer
         self._closed = closed_folders(settings)
-        self._gate = SpoolGate(settings.layout, settings.spool)
+        self._gate = gate or SpoolGate(settings.layout, settings.spool)
         self._troubles = Troubles(log, folder=str(watch.path))
         self._settling = Settling(watch.settle_seconds)
         self._emptied = Emptied(empty_seconds)
@@ -91,7 +92,8 @@ class WatchedFolder:
             return False
         self._listen(territory, now)
         self._hear(territory, now)
-        if now >= self._scanned + self._scan_interval():
+        full = len(self._settling) >= PENDING_LIMIT  # a scan could note nothing
+        if now >= self._scanned + self._scan_interval() and not full:
             self._scan(now)
         return self._claim(territory, now, stop)
 
@@ -223,11 +225,15 @@ class WatchedFolder:
         return max(seconds, 4 * self._scan_took)  # a slow share is not read all the time
 
     def _note(self, found: Found, now: float) -> bool:
-        """Let a file settle; False when enough are waited for."""
-        if self._ledger is None or not self._ledger.knows(found):
-            later = LATER_SECONDS if found.kind is NameKind.LATER else 0.0
-            self._settling.saw(found.path, found.state, now, later)
-        return len(self._settling) < PENDING_LIMIT
+        """Let a file settle; False when enough are waited for: a scan finds the others later."""
+        if self._ledger is not None and self._ledger.knows(found):
+            return True
+        if len(self._settling) >= PENDING_LIMIT and found.path not in self._settling:
+            self._scanned = float("-inf")
+            return False
+        later = LATER_SECONDS if found.kind is NameKind.LATER else 0.0
+        self._settling.saw(found.path, found.state, now, later)
+        return True
 
     def _tell(self, findings: Findings) -> None:
         for path, error in findings.troubles.items():

@@ -38,6 +38,10 @@ from watchdog.observers.inotify_c import (
 HINTS_LIMIT = 50_000
 """Paths held between two looks at most; a scan is cheaper than more."""
 
+EVENTS_LIMIT = 20_000
+"""Events of the library that wait for us at most; then the kernel's own bounded queue fills, and
+says when it overflows."""
+
 
 @dataclass(frozen=True, slots=True)
 class Told:
@@ -151,8 +155,11 @@ class _Ear(InotifyFD):
         self._wanted = wanted
         self._on_lost = on_lost
         self._on_limit = on_limit
+        self.crowded: Callable[[], bool] = lambda: False
 
     def handle_event(self, event: InotifyEvent) -> None:
+        while self.crowded() and not self.stopped_event.wait(0.01):
+            pass  # the library's queues have no bound of their own
         super().handle_event(event)
         if event.is_queue_overflow:
             # after the library has renewed its watches, so that the scan misses nothing
@@ -180,6 +187,7 @@ class _Observer(BaseObserver):
     def __init__(self, ear: _Ear) -> None:
         super().__init__(InotifyEmitter, timeout=1.0, inotify_fd=ear)
         self._ear = ear
+        ear.crowded = lambda: self.event_queue.qsize() >= EVENTS_LIMIT
 
     def on_thread_stop(self) -> None:
         super().on_thread_stop()

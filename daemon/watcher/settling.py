@@ -14,6 +14,8 @@ import os
 import stat
 from dataclasses import dataclass
 
+_DEAD_NOTES = 1000
+
 
 @dataclass(frozen=True, slots=True)
 class FileState:
@@ -61,7 +63,7 @@ class Settling:
         if known is None or known.state != state:
             patience = max(self._settle_seconds, at_least)
             self._waiting[path] = _Waiting(state, now, now + patience, patience)
-            heapq.heappush(self._dues, (now + patience, path))
+            self._push(now + patience, path)
 
     def due(self, now: float, limit: int = 1000) -> list[str]:
         """Name up to `limit` paths that may have settled, longest waiting first."""
@@ -92,7 +94,14 @@ class Settling:
         waiting = self._waiting.get(path)
         if waiting is not None:
             waiting.due = until
-            heapq.heappush(self._dues, (until, path))
+            self._push(until, path)
+
+    def _push(self, due: float, path: str) -> None:
+        """Note when a path is due; a file that changes all the time leaves dead notes behind."""
+        heapq.heappush(self._dues, (due, path))
+        if len(self._dues) > 2 * len(self._waiting) + _DEAD_NOTES:
+            self._dues = [(waiting.due, path) for path, waiting in self._waiting.items()]
+            heapq.heapify(self._dues)
 
     def forget(self, path: str) -> None:
         """Stop waiting for a path: it was taken, or it is gone."""

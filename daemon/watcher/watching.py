@@ -16,10 +16,12 @@ from config.logs import get_logger
 from config.settings import Settings
 from daemon.dispatcher import Dispatcher
 from daemon.watcher.folder import WatchedFolder
+from daemon.watcher.gate import SpoolGate
 from daemon.watcher.territory import refusal
 from daemon.watcher.troubles import Troubles
 from workers import durable
 from workers.spool.batches import EntryName
+from workers.spool.notes import NoteWriter
 
 _STOP_SECONDS = 10.0
 
@@ -37,11 +39,13 @@ def run_watcher(settings: Settings, stop: threading.Event) -> None:
     with _only_watcher(layout, stop) as alone:
         if not alone:
             return
-        dispatcher = Dispatcher(settings)
+        dispatcher, notes = Dispatcher(settings), NoteWriter(layout, "watcher")
+        gate = SpoolGate(layout, settings.spool, notes.note)
         try:
-            _watch_all(settings, dispatcher.offer, stop)
+            _watch_all(settings, gate, dispatcher.offer, stop)
         finally:
             dispatcher.close()
+            notes.close()
 
 
 @contextmanager
@@ -69,7 +73,10 @@ def _only_watcher(layout: Layout, stop: threading.Event) -> Iterator[bool]:
 
 
 def _watch_all(
-    settings: Settings, offer: Callable[[EntryName], None], stop: threading.Event
+    settings: Settings,
+    gate: SpoolGate,
+    offer: Callable[[EntryName], None],
+    stop: threading.Event,
 ) -> None:
     failures: list[BaseException] = []
     threads = []
@@ -78,7 +85,7 @@ def _watch_all(
         if reason is not None:
             log.error("folder-not-watched", folder=str(watch.path), reason=reason)
             continue
-        folder = WatchedFolder(settings, watch, offer)
+        folder = WatchedFolder(settings, watch, offer, gate=gate)
         thread = threading.Thread(
             target=_run_one, args=(folder, stop, failures), name=f"watch-{number}", daemon=True
         )

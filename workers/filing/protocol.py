@@ -51,7 +51,7 @@ from workers.filing.rows import (
     study_ids,
 )
 from workers.filing.work import Work, lock_entry, quarantine_work
-from workers.identity import check_identity
+from workers.identity import check_identity, check_writable
 from workers.index.engine import MetadataIndex, insert_new_rows
 from workers.index.queries import SET_ASIDE
 from workers.index.tables import instance, series
@@ -134,6 +134,8 @@ class Filer:
     def _check_stores(self) -> None:
         check_identity(self._layout.archive, self._identities.archive, "archive")
         check_identity(self._layout.spool, self._identities.spool, "spool")
+        check_writable(self._layout.archive, "archive")
+        check_writable(self._layout.spool, "spool")
 
     def _file(self, names: Sequence[EntryName], hand: Hand, report: FilingReport) -> None:
         with ExitStack() as stack:

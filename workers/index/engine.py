@@ -21,7 +21,7 @@ from sqlalchemy.engine import URL, Connection, Engine, make_url
 
 from config.settings import Settings
 from workers.errors import IndexUnusable
-from workers.identity import give_identity
+from workers.identity import give_identity, write_stores
 from workers.index import tables
 from workers.index.migrating import HEAD_REVISION, current_revision, upgrade
 
@@ -87,6 +87,8 @@ def prepare_index(settings: Settings) -> MetadataIndex:
                 _back_up(layout.index, found)
             _migrate(settings)
         _know_stores(engine, settings)
+        stores = MetadataIndex(engine).identities()
+        write_stores(layout, stores.archive, stores.spool)
         engine.dispose()
     return open_index(settings)
 

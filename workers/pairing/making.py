@@ -29,7 +29,7 @@ from workers.completeness.judging import read_override
 from workers.errors import DataError, PairingRefused, StoreUnavailable
 from workers.filing.rows import insert_event
 from workers.header.facts import InstanceFacts
-from workers.identity import check_identity
+from workers.identity import check_identity, check_writable
 from workers.index.engine import MetadataIndex
 from workers.index.tables import folder, instance, pair, series, study
 from workers.pairing.build import PairContext, PairOptions, PairSummary, SeriesInput, build_pair
@@ -76,6 +76,7 @@ def make_pair(index: MetadataIndex, settings: Settings, pair_id: int, generation
         with index.write() as connection:
             wanted = _read_wanted(connection, layout, pair_id)
         if wanted is None or wanted.generation < generation:
+    check_writable(layout.archive, "archive")
             return "done"
         with _building(layout, wanted) as building:
             try:
