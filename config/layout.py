@@ -20,17 +20,17 @@ class Layout:
         return self.root / "index.sqlite"
 
     @property
+    def stores(self) -> Path:
+        """Which archive and spool the index knows, for those who do not open it."""
+        return self.root / "stores.json"
+
+    @property
     def incoming(self) -> Path:
         """What is being written; nothing here was acknowledged."""
         return self.spool / "incoming"
 
     @property
     def ready(self) -> Path:
-    @property
-    def stores(self) -> Path:
-        """Which archive and spool the index knows, for those who do not open it."""
-        return self.root / "stores.json"
-
         """Durable batches, waiting to be filed."""
         return self.spool / "ready"
 

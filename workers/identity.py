@@ -48,9 +48,6 @@ def check_identity(store: Path, expected: str, what: str) -> None:
         )
 
 
-class PinnedStores:
-    """Spool and archive as an intake knows them.
-
 def check_writable(store: Path, what: str) -> None:
     """Raise StoreUnavailable where a store is mounted read-only, or cannot be looked at."""
     try:
@@ -77,16 +74,19 @@ def _read_stores(layout: Layout) -> dict[str, str]:
         return {}
 
 
+class PinnedStores:
+    """Spool and archive as an intake knows them.
+
     An intake does not open the index: it takes its word from `stores.json`, and where that is not
     written, the first identity that it finds is the one that is meant. A store without any, or with
     another than that, is an empty mount point or another disk.
     """
 
     def __init__(self, layout: Layout) -> None:
+        self._layout = layout
         self._stores = {"spool": layout.spool, "archive": layout.archive}
         self._identities: dict[str, str] = {}
 
-        self._layout = layout
     def check(self) -> None:
         """Raise StoreUnavailable unless both stores are there and the ones that are meant."""
         self._identities |= _read_stores(self._layout)

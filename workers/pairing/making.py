@@ -70,13 +70,13 @@ def make_pair(index: MetadataIndex, settings: Settings, pair_id: int, generation
     """
     layout = settings.layout
     check_identity(layout.archive, index.identities().archive, "archive")
+    check_writable(layout.archive, "archive")
     with pair_lock(layout, pair_id) as alone:
         if not alone:
             return "busy"
         with index.write() as connection:
             wanted = _read_wanted(connection, layout, pair_id)
         if wanted is None or wanted.generation < generation:
-    check_writable(layout.archive, "archive")
             return "done"
         with _building(layout, wanted) as building:
             try:
