@@ -30,7 +30,7 @@ from daemon.receiver.access import plain_address
 from daemon.receiver.server import Receiver, port_file, run_receiver
 from workers import durable
 from workers.phantom.study import write_many
-from workers.spool.batches import read_source, waiting_entries
+from workers.spool.batches import Unpublished, read_source, waiting_entries
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 EXPLICIT = "1.2.840.10008.1.2.1"
@@ -273,7 +273,7 @@ def test_a_lossy_syntax_is_taken_where_nothing_else_is_offered(connect):
     association.release()
 
 
-@pytest.mark.parametrize("step", ["write_new", "fsync_folder"])
+@pytest.mark.parametrize("step", ["create_new", "fsync_folder"])
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS])
 def test_a_disk_that_fails_is_out_of_resources_and_the_association_goes_on(
     connect, settings, offered, monkeypatch, step, number
@@ -468,17 +468,17 @@ def test_logs_name_no_patient_and_no_uid(connect, caplog):
 
 @contextlib.contextmanager
 def slow_disk(monkeypatch):
-    """Every write waits; yields two events: one has begun, and go on (set by the test)."""
+    """No entry is published at once; yields two events: one waits, and go on (set by the test)."""
     writing, go = threading.Event(), threading.Event()
-    real = durable.write_new
+    real = Unpublished.publish
 
-    def write_slowly(path, chunks, mode=0o600):
+    def publish_slowly(entry):
         writing.set()
         assert go.wait(20)
-        return real(path, chunks, mode)
+        return real(entry)
 
     with monkeypatch.context() as patch:
-        patch.setattr(durable, "write_new", write_slowly)
+        patch.setattr(Unpublished, "publish", publish_slowly)
         try:
             yield writing, go
         finally:

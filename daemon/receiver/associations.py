@@ -5,53 +5,56 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
-from pydicom.dataset import Dataset
-from pydicom.uid import UID
 from pynetdicom import evt
 from pynetdicom.association import Association
-from pynetdicom.dimse_messages import C_STORE_RQ
 from pynetdicom.pdu import P_DATA_TF
 from pynetdicom.pdu_primitives import A_ABORT, A_P_ABORT
 
 from config.logs import get_logger
 from daemon.receiver.access import plain_address
+from daemon.receiver.established import EstablishedPhase
 from daemon.receiver.negotiation import arrange
-from daemon.receiver.part10 import uid_problem
-from daemon.receiver.storing import (
-    CANNOT_UNDERSTAND,
-    AssociationStore,
-    Request,
-    Spooling,
-    failure,
-)
+from daemon.receiver.storing import AssociationStore, Spooling
 from workers.spool.batches import BatchSource
 
 GOODBYE_SECONDS = 1.0
 """How long a peer may take to close the connection after our A-ABORT."""
 
-_STAND_IN_UID = UID("2.25.0")
-_UIDS = ("AffectedSOPClassUID", "AffectedSOPInstanceUID")
-
 log = get_logger(__name__)
 
 
 class Conversation:
-    """One association: its store, and whether a C-STORE is in progress on it."""
+    """One association: its store, its established phase, and how it ends."""
 
-    def __init__(self, association: Association, store: AssociationStore) -> None:
+    def __init__(
+        self,
+        association: Association,
+        store: AssociationStore,
+        is_draining: Callable[[], bool],
+    ) -> None:
         self.association = association
         self.store = store
         self.began = time.monotonic()
-        self.ending = "aborted here"
-        self.refusals: dict[int, str] = {}
-        self.storing = False
+        self.ending = ""
+        self.phase: EstablishedPhase | None = None
+        self._is_draining = is_draining
 
     @property
     def in_progress(self) -> bool:
         """Whether a message is being received, handled or answered."""
-        return self.storing or self.association.dimse.message is not None
+        ours = self.phase is not None and self.phase.in_message
+        return ours or self.association.dimse.message is not None
+
+    def answered(self) -> None:
+        """A message was answered: the last one, where the receiver is to stop."""
+        if self._is_draining():
+            self.say_goodbye()
+
+    def say_goodbye(self) -> None:
+        say_goodbye(self.association)
 
 
 class Associations:
@@ -67,10 +70,9 @@ class Associations:
     def handlers(self) -> list[tuple[Any, Callable[[evt.Event], Any]]]:
         """The event handlers to bind to a server."""
         return [
+            (evt.EVT_CONN_OPEN, self._connected),
             (evt.EVT_REQUESTED, self._requested),
             (evt.EVT_ACCEPTED, self._accepted),
-            (evt.EVT_DIMSE_RECV, self._message_received),
-            (evt.EVT_C_STORE, self._c_store),
             (evt.EVT_PDU_SENT, self._pdu_sent),
             (evt.EVT_ACSE_RECV, self._control_received),
             (evt.EVT_RELEASED, self._released),
@@ -90,9 +92,14 @@ class Associations:
             if not conversation.association.is_alive():
                 self._end(conversation.association, "connection lost")
 
-    def _of(self, event: evt.Event) -> Conversation | None:
+    def _of(self, association: Association) -> Conversation | None:
         with self._lock:
-            return self._running.get(event.assoc)
+            return self._running.get(association)
+
+    def _connected(self, event: evt.Event) -> None:
+        """Take part before the threads of the association run."""
+        find = partial(self._of, event.assoc)
+        EstablishedPhase(event.assoc, find, self._spooling.maximum_bytes)
 
     def _requested(self, event: evt.Event) -> None:
         refused = arrange(event.assoc)
@@ -100,7 +107,7 @@ class Associations:
         # before the answer: the first C-STORE may come right behind it
         with self._lock:
             store = AssociationStore(self._spooling, source)
-            self._running[event.assoc] = Conversation(event.assoc, store)
+            self._running[event.assoc] = Conversation(event.assoc, store, lambda: self.draining)
         if refused:
             log.info("contexts-refused", source=source.key, classes=refused)
 
@@ -108,55 +115,15 @@ class Associations:
         contexts = len(event.assoc.accepted_contexts)
         log.info("association-accepted", source=_source(event.assoc).key, contexts=contexts)
 
-    def _message_received(self, event: evt.Event) -> None:
-        """Note a C-STORE, and mend a command set that pynetdicom would not answer at all.
-
-        pynetdicom aborts where a UID is too long and stays silent where one is missing; the peer
-        gets a failure status instead, and goes on with its next instance.
-        """
-        conversation = self._of(event)
-        if conversation is None or not isinstance(event.message, C_STORE_RQ):
-            return
-        conversation.storing = True
-        command = event.message.command_set
-        for keyword in _UIDS:
-            value = command.get(keyword)
-            problem = uid_problem(value if isinstance(value, str) else None)
-            if problem is not None:
-                setattr(command, keyword, _STAND_IN_UID)
-                conversation.refusals[int(command.get("MessageID", 0))] = f"{keyword} {problem}"
-
-    def _c_store(self, event: evt.Event) -> int | Dataset:
-        conversation = self._of(event)
-        request = cast(Any, event.request)
-        if conversation is None:
-            return failure(CANNOT_UNDERSTAND, "the association has ended")
-        refusal = conversation.refusals.pop(int(request.MessageID or 0), None)
-        if refusal is not None:
-            return conversation.store.refuse(refusal)
-        return conversation.store.store(
-            Request(
-                sop_class=request.AffectedSOPClassUID,
-                sop_instance=request.AffectedSOPInstanceUID,
-                transfer_syntax=str(event.context.transfer_syntax),
-                data_set=request.DataSet,
-            )
-        )
-
     def _pdu_sent(self, event: evt.Event) -> None:
-        """Note that an answer is on its way; the last one, where the receiver is to stop."""
-        if not isinstance(event.pdu, P_DATA_TF):
-            return
-        conversation = self._of(event)
-        if conversation is None:
-            return
-        conversation.storing = False
-        if self.draining:
-            say_goodbye(event.assoc)
+        """Note an answer that went through pynetdicom."""
+        conversation = self._of(event.assoc)
+        if isinstance(event.pdu, P_DATA_TF) and conversation is not None:
+            conversation.answered()
 
     def _control_received(self, event: evt.Event) -> None:
-        conversation = self._of(event)
-        if conversation is None:
+        conversation = self._of(event.assoc)
+        if conversation is None or conversation.ending:
             return
         primitive = cast(Any, event).primitive
         if isinstance(primitive, A_P_ABORT):
@@ -189,7 +156,7 @@ class Associations:
         log.info(
             "association-ended",
             source=store.source.key,
-            how=how or conversation.ending,
+            how=how or conversation.ending or "aborted here",
             stored=store.stored,
             refused=store.refused,
             seconds=round(time.monotonic() - conversation.began, 3),

@@ -83,6 +83,12 @@ class PrimedSocket(AssociationSocket):
         taken, self._first = self._first[:nr_bytes], self._first[nr_bytes:]
         return bytearray(taken)
 
+    def _shutdown_socket(self) -> None:
+        """Close it in any case: pynetdicom leaves it open where the peer was faster."""
+        super()._shutdown_socket()
+        if self.socket is not None:
+            self.socket.close()
+
 
 def _understood(request: bytes) -> bool:
     """Tell whether pynetdicom can make something of a request.

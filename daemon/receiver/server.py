@@ -121,7 +121,8 @@ class Receiver:
         self._notes = NoteWriter(layout, "receiver")
         self._stop_seconds = settings.receiver.stop_seconds
         self._port_file = port_file(layout)
-        spooling = Spooling(layout, Room(layout, settings.spool), offer)
+        largest = settings.receiver.maximum_instance_mb << 20
+        spooling = Spooling(layout, Room(layout, settings.spool), offer, largest)
         self._associations = Associations(spooling)
         tls = settings.receiver.tls
         lobby = partial(

@@ -1,7 +1,8 @@
-"""Answer C-STORE: durable in the spool first, then 0x0000 (PS3.4 B.2.3).
+"""Store what a C-STORE carries as it arrives: durable first, then 0x0000 (PS3.4 B.2.3).
 
-Nothing here decodes a data set, and nothing waits for a queue or a database. Every association
-writes one batch of its own, begun with its first instance and closed with the association.
+Nothing here decodes a data set or holds one in memory, and nothing waits for a queue or a
+database. Every association writes one batch of its own, begun with its first instance and closed
+with the association.
 """
 
 from __future__ import annotations
@@ -10,45 +11,57 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from io import BytesIO
-
-from pydicom.dataset import Dataset
 
 from config.layout import Layout
 from config.logs import get_logger, short
 from daemon.receiver.part10 import Encoding, file_head, uid_problem
 from daemon.receiver.room import Room
-from workers.spool.batches import BatchSource, BatchWriter, EntryName
+from workers.spool.batches import BatchSource, BatchWriter, EntryName, Unpublished
 
 SUCCESS = 0x0000
 OUT_OF_RESOURCES = 0xA700
 CANNOT_UNDERSTAND = 0xC000
 UNEXPECTED = 0xC211
 
+ROOM_BYTES = 4 << 20
+"""After so many bytes of an instance the room that is left is asked for again."""
+
 log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What the command set of a C-STORE says, and its data set as received."""
+    """What the command set of a C-STORE and its presentation context say."""
 
     sop_class: str | None
     sop_instance: str | None
     transfer_syntax: str
-    data_set: BytesIO | None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A status, and an Error Comment (0000,0902) where it is no success."""
+
+    status: int
+    comment: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Spooling:
-    """Where instances go."""
+    """Where instances go, and how large one may be."""
 
     layout: Layout
     room: Room
     offer: Callable[[EntryName], None]
+    maximum_bytes: int
 
 
 class AssociationStore:
-    """Store what one association sends; its methods may be called from any thread."""
+    """Store what one association sends, one instance after the other.
+
+    `begin`, `write` … `finish` belong to one thread; `close` may come from any other meanwhile.
+    None of them raises: an instance that cannot be stored is swallowed, and `finish` says why.
+    """
 
     def __init__(self, spooling: Spooling, source: BatchSource) -> None:
         self.source = source
@@ -57,24 +70,51 @@ class AssociationStore:
         self._spooling = spooling
         self._lock = threading.Lock()
         self._writer: BatchWriter | None = None
+        self._entry: Unpublished | None = None
+        self._answer: Answer | None = None
+        self._sop_instance = ""
+        self._size = 0
+        self._measured = 0
         self._closed = False
 
-    def store(self, request: Request) -> int | Dataset:
-        """Make one instance durable and return the status to answer with."""
-        with self._lock:
-            problem = _problem(request)
-            answer = self._answer(request) if problem is None else self._refusal(problem)
-            if answer == SUCCESS:
-                self.stored += 1
-            else:
-                self.refused += 1
-            return answer
+    def begin(self, request: Request) -> None:
+        """Begin an instance; its file is there when this returns, unless it is refused."""
+        self._answer = None
+        self._size = self._measured = 0
+        self._sop_instance = str(request.sop_instance)
+        problem = _problem(request)
+        if problem is not None:
+            self._refuse(CANNOT_UNDERSTAND, problem)
+            return
+        self._try(lambda: self._begin(request))
 
-    def refuse(self, problem: str) -> Dataset:
-        """Return the status for an instance that cannot be written down as a file."""
-        with self._lock:
+    def write(self, data: bytes | memoryview) -> None:
+        """Take the next bytes of the data set."""
+        self._size += len(data)
+        if self._entry is None:
+            return
+        if self._size > self._spooling.maximum_bytes:
+            self._refuse(OUT_OF_RESOURCES, "larger than receiver.maximum_instance_mb allows")
+            return
+        self._try(lambda: self._write(data))
+
+    def finish(self) -> Answer:
+        """Make the instance durable; return what to answer."""
+        if self._entry is not None and not self._size:
+            self._refuse(CANNOT_UNDERSTAND, "there is no data set")
+        if self._entry is not None:
+            self._try(self._publish)
+        answer = self._answer or Answer(OUT_OF_RESOURCES, "the association has ended")
+        if answer.status == SUCCESS:
+            self.stored += 1
+        else:
             self.refused += 1
-            return self._refusal(problem)
+        return answer
+
+    def abandon(self) -> None:
+        """Forget an instance that is not finished."""
+        with self._lock:
+            self._abandon()
 
     def close(self) -> bool:
         """Let the batch go, once; later instances are refused. False if it was closed before."""
@@ -82,48 +122,81 @@ class AssociationStore:
             if self._closed:
                 return False
             self._closed = True
+            self._abandon()
             if self._writer is not None:
                 self._writer.close()
                 self._writer = None
             return True
 
-    def _answer(self, request: Request) -> int | Dataset:
+    def _try(self, step: Callable[[], None]) -> None:
+        """Do one step; what goes wrong becomes the answer."""
         try:
-            return self._publish(request)
+            with self._lock:
+                if not self._closed:
+                    step()
+                    return
+            self._refuse(OUT_OF_RESOURCES, "the association has ended")
         except OSError as error:
+            self.abandon()
+            self._answer = Answer(OUT_OF_RESOURCES, "the instance could not be written")
             log.warning(
                 "c-store-not-written",
                 source=self.source.key,
                 errno=error.errno,
                 reason=error.strerror,
             )
-            return failure(OUT_OF_RESOURCES, "the instance could not be written")
         # the one place where every other error ends: the peer gets an answer, the rest goes on
         except Exception:
+            self.abandon()
+            self._answer = Answer(UNEXPECTED, "unexpected error, see the log of the receiver")
             log.exception("c-store-failed", source=self.source.key)
-            return failure(UNEXPECTED, "unexpected error, see the log of the receiver")
 
-    def _publish(self, request: Request) -> int | Dataset:
-        data = request.data_set or BytesIO()
-        with data.getbuffer() as view:  # no copy; pynetdicom lets the buffer go after the answer
-            reason = self._spooling.room.refusal(len(view), time.monotonic())
-            if self._closed:
-                reason = "the association has ended"
-            if reason is not None:
-                return failure(OUT_OF_RESOURCES, "the spool takes nothing now")
-            encoding = Encoding(request.transfer_syntax, self.source.calling_ae)
-            head = file_head(str(request.sop_class), str(request.sop_instance), encoding)
-            if self._writer is None:
-                self._writer = BatchWriter(self._spooling.layout, self.source)
-            entry = self._writer.publish((head, view))
-            size = len(view)
-        self._spooling.offer(entry)
-        log.debug("stored", entry=entry.identifier, uid=short(str(request.sop_instance)), size=size)
-        return SUCCESS
+    def _begin(self, request: Request) -> None:
+        encoding = Encoding(request.transfer_syntax, self.source.calling_ae)
+        head = file_head(str(request.sop_class), str(request.sop_instance), encoding)
+        if not self._has_room(len(head)):
+            return
+        if self._writer is None:
+            self._writer = BatchWriter(self._spooling.layout, self.source)
+        self._entry = self._writer.begin()
+        self._entry.write(head)
 
-    def _refusal(self, problem: str) -> Dataset:
+    def _write(self, data: bytes | memoryview) -> None:
+        if self._size - self._measured >= ROOM_BYTES:
+            self._measured = self._size
+            if not self._has_room(ROOM_BYTES):
+                return
+        if self._entry is not None:
+            self._entry.write(data)
+
+    def _publish(self) -> None:
+        if self._entry is None:
+            return
+        name = self._entry.publish()
+        self._entry = None
+        self._answer = Answer(SUCCESS)
+        self._spooling.offer(name)
+        log.debug("stored", entry=name.identifier, uid=short(self._sop_instance), size=self._size)
+
+    def _has_room(self, size: int) -> bool:
+        if self._spooling.room.refusal(size, time.monotonic()) is None:
+            return True
+        self._abandon()  # the room itself logs its turns
+        self._answer = Answer(OUT_OF_RESOURCES, "the spool takes nothing now")
+        return False
+
+    def _refuse(self, status: int, problem: str) -> None:
+        self.abandon()
+        self._answer = Answer(status, problem)
         log.warning("c-store-refused", source=self.source.key, reason=problem)
-        return failure(CANNOT_UNDERSTAND, problem)
+
+    def _abandon(self) -> None:
+        entry, self._entry = self._entry, None
+        if entry is not None:
+            try:
+                entry.abandon()
+            except OSError as error:  # the sweeper removes it when it is old
+                log.warning("c-store-not-removed", errno=error.errno, reason=error.strerror)
 
 
 def _problem(request: Request) -> str | None:
@@ -137,11 +210,3 @@ def _problem(request: Request) -> str | None:
         if problem is not None:
             return f"{name} {problem}"
     return None
-
-
-def failure(status: int, comment: str) -> Dataset:
-    """Return a status with an Error Comment (0000,0902) of at most 64 characters."""
-    answer = Dataset()
-    answer.Status = status
-    answer.ErrorComment = comment[:64]
-    return answer
