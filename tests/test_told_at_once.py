@@ -1,13 +1,18 @@
 """What a user did wrong is said where the user looks: on the terminal of `run`, and in `status`."""
 
+import logging
 import re
 import socket
 import subprocess
+import threading
 
 import pytest
 from running import petct, running, wait_until
 
+from config.logs import short
+from config.settings import WatchSettings
 from daemon.receiver.server import trouble_file
+from daemon.watcher.watching import run_watcher
 
 
 def test_a_taken_port_is_said_by_run_and_by_status_until_it_is_free(settings, tmp_path):
@@ -49,3 +54,23 @@ def test_a_root_that_is_a_file_is_one_line_and_exit_2(tmp_path, command):
         wait_until(lambda: run.process.poll() is not None, 20)
         assert run.process.returncode == 2
         assert run.stderr == f"petct-ingest: {file} cannot be used as a folder: it is a file\n"
+
+
+def test_no_line_of_the_log_names_a_watched_folder(settings, caplog, tmp_path):
+    path = tmp_path / "MILLER JANE"
+    path.mkdir()
+    (path / "text").write_text("no DICOM")
+    watch = WatchSettings(path=path, settle_seconds=0)
+    mine = settings.model_copy(update={"watch": (watch, WatchSettings(path=settings.root))})
+    caplog.set_level(logging.INFO, "daemon")
+    stop = threading.Event()
+    watching = threading.Thread(target=run_watcher, args=(mine, stop))
+    watching.start()
+    try:
+        wait_until(lambda: {"claimed", "folder-not-watched"} <= set(caplog.messages), 10)
+    finally:
+        stop.set()
+        watching.join(20)
+    facts = [item.facts for item in caplog.records]
+    assert not [one for one in facts if "MILLER" in str(one) or str(settings.root) in str(one)]
+    assert {short(str(path))} == {one["folder"] for one in facts if "entries" in one}

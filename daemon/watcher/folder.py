@@ -55,7 +55,10 @@ class WatchedFolder:
         self._offer = offer
         self._closed = closed_folders(settings)
         self._gate = gate or SpoolGate(settings.layout, settings.spool)
-        self._troubles = Troubles(log, folder=str(watch.path))
+        # a folder is often called after people: its path is told at DEBUG alone
+        self._hash = short(str(watch.path))
+        log.debug("watched-folder", folder=self._hash, path=str(watch.path))
+        self._troubles = Troubles(log, folder=self._hash)
         self._settling = Settling(watch.settle_seconds)
         self._emptied = Emptied(empty_seconds)
         self._territory: Territory | None = None
@@ -116,7 +119,7 @@ class WatchedFolder:
             self._troubles.tell("missing", "watched-folder-missing", error)
             return None
         if self._troubles.over("missing"):
-            log.info("watched-folder-back", folder=str(self._watch.path))
+            log.info("watched-folder-back", folder=self._hash)
         return self._territory
 
     def _leave(self) -> None:
@@ -148,7 +151,7 @@ class WatchedFolder:
         if reason is not None:
             self._troubles.tell("spool", "claims-paused", reason=reason)
         elif self._troubles.over("spool"):
-            log.info("claims-resumed", folder=str(self._watch.path))
+            log.info("claims-resumed", folder=self._hash)
         return reason is None
 
     def _listen(self, territory: Territory, now: float) -> None:
@@ -156,7 +159,7 @@ class WatchedFolder:
         if self._watch.events == "poll" or territory.network:
             return
         if self._hints is not None and not self._hints.alive:
-            log.warning("listening-ended", folder=str(self._watch.path))
+            log.warning("listening-ended", folder=self._hash)
             self.close()
             self._listen_again = now + 1.0
         if self._hints is not None and self._hints.limited:
@@ -180,7 +183,7 @@ class WatchedFolder:
             return
         told = self._hints.take()
         if told.lost:
-            log.info("events-lost", folder=str(self._watch.path))
+            log.info("events-lost", folder=self._hash)
             self._scanned = float("-inf")
         folders = {folder for full in told.folders if (folder := _inside(territory, full))}
         for folder in _topmost(folders):
@@ -283,7 +286,7 @@ class WatchedFolder:
             if result.outcome in (Outcome.TAKEN, Outcome.GONE):
                 self._settling.forget(path)
         if taken:
-            log.info("claimed", folder=str(self._watch.path), entries=len(taken))
+            log.info("claimed", folder=self._hash, entries=len(taken))
             if self._drops is not None:
                 self._drops.add(taken)
 
@@ -298,7 +301,7 @@ class WatchedFolder:
         )
         removed = remove_folders(territory.root, self._emptied.due(now))
         if removed:
-            log.info("emptied-folders-removed", folder=str(self._watch.path), folders=removed)
+            log.info("emptied-folders-removed", folder=self._hash, folders=removed)
 
 
 def _going_on(stop: threading.Event, gate: SpoolGate) -> Callable[[], bool]:

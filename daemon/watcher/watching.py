@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from config.layout import Layout
-from config.logs import get_logger
+from config.logs import get_logger, short
 from config.settings import Settings
 from daemon.dispatcher import Dispatcher
 from daemon.watcher.folder import WatchedFolder
@@ -83,7 +83,7 @@ def _watch_all(
     for number, watch in enumerate(settings.watched):
         reason = refusal(watch.path, settings.layout)
         if reason is not None:
-            log.error("folder-not-watched", folder=str(watch.path), reason=reason)
+            log.error("folder-not-watched", folder=short(str(watch.path)), reason=reason)
             continue
         folder = WatchedFolder(settings, watch, offer, gate=gate)
         thread = threading.Thread(
