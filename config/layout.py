@@ -1,7 +1,11 @@
 """Where things lie under one root."""
 
+import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
+
+from config.errors import FolderUnusable
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +18,9 @@ class Layout:
     spool: Path
     quarantine: Path
     run: Path
+    file_mode: int = 0o640
+    """Permissions of what is filed, of pairs, index and journal; all else is our user's alone."""
+    folder_mode: int = 0o750
 
     @property
     def index(self) -> Path:
@@ -59,12 +66,34 @@ class Layout:
         return self.run / "locks"
 
     def make_private(self) -> None:
-        """Make the folders that only this user may look into (0700), and the inbox."""
-        self.root.mkdir(mode=0o750, parents=True, exist_ok=True)  # tree and index name patients
+        """Make the root, the inbox, and the folders that only this user may look into (0700).
+
+        Raises FolderUnusable, also where one is a link that another user made: a link of ours or
+        of root is how a disk elsewhere is used.
+        """
+        _make(self.root, self.folder_mode)  # tree and index name patients
         for folder in (self.spool, self.quarantine, self.run):
-            folder.mkdir(parents=True, exist_ok=True)
+            _make(folder, 0o700)
             folder.chmod(0o700)
-        for folder in (self.incoming, self.ready, self.notes, self.spool_private, self.locks):
-            folder.mkdir(exist_ok=True)
-        self.commitment.mkdir(mode=0o700, exist_ok=True)
-        self.inbox.mkdir(parents=True, exist_ok=True)
+        for folder in (
+            self.incoming,
+            self.ready,
+            self.notes,
+            self.commitment,
+            self.spool_private,
+            self.locks,
+        ):
+            _make(folder, 0o700)
+        _make(self.inbox, self.folder_mode)
+
+
+def _make(folder: Path, mode: int) -> None:
+    """Make a folder with exactly these permissions; one that is there keeps its own."""
+    try:
+        if folder.is_symlink() and folder.lstat().st_uid not in (0, os.geteuid()):
+            raise FolderUnusable(folder, "it is a symbolic link that another user made")
+        if not folder.is_dir():
+            folder.mkdir(parents=True, exist_ok=True)
+            folder.chmod(mode | folder.stat().st_mode & stat.S_ISGID)
+    except OSError as error:
+        raise FolderUnusable(folder, error.strerror or type(error).__name__) from error

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -219,17 +219,24 @@ class PairingSettings(_Table):
         raise ValueError('a grid is "pet", "ct" or "isotropic:<mm>" with 0.1 to 50 mm')
 
 
-def _mode(value: str) -> str:
-    if not re.fullmatch(r"0?[0-7]{3}", value) or int(value, 8) & 0o002:
-        raise ValueError('modes are octal digits such as "0640"; not writable by everybody')
-    return value
+def _mode(ours: int) -> Callable[[str], str]:
+    """Return the check of a mode that leaves us at least `ours`."""
+
+    def check(value: str) -> str:
+        if not re.fullmatch(r"0?[0-7]{3}", value) or int(value, 8) & 0o002:
+            raise ValueError('modes are octal digits such as "0640"; not writable by everybody')
+        if int(value, 8) & ours != ours:
+            raise ValueError(f"we must use it ourselves: at least 0{ours:o}")
+        return value
+
+    return check
 
 
 class FilesSettings(_Table):
     """Who may read what is filed; spool and quarantine are always our user's alone."""
 
-    mode: Annotated[str, AfterValidator(_mode)] = "0640"
-    folder_mode: Annotated[str, AfterValidator(_mode)] = "0750"
+    mode: Annotated[str, AfterValidator(_mode(0o600))] = "0640"
+    folder_mode: Annotated[str, AfterValidator(_mode(0o700))] = "0750"
 
 
 class LoggingSettings(_Table):
@@ -298,6 +305,8 @@ class Settings(BaseSettings):
             spool=root / (self.paths.spool or "spool"),
             quarantine=root / (self.paths.quarantine or "quarantine"),
             run=root / (self.paths.run or "run"),
+            file_mode=int(self.files.mode, 8),
+            folder_mode=int(self.files.folder_mode, 8),
         )
 
     @property

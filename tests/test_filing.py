@@ -531,7 +531,12 @@ def test_names_are_durable_before_the_commit_and_the_commit_comes_before_the_unl
     monkeypatch.setattr(
         os, "fsync", lambda fd: (record("fsync", os.readlink(f"/proc/self/fd/{fd}")), fsync(fd))[1]
     )
-    monkeypatch.setattr(os, "link", lambda a, b, **kw: (record("link", b), link(a, b, **kw))[1])
+
+    def link_and_tell(a: Any, b: str, *, dst_dir_fd: int, **how: Any) -> None:
+        record("link", f"{os.readlink(f'/proc/self/fd/{dst_dir_fd}')}/{b}")
+        link(a, b, dst_dir_fd=dst_dir_fd, **how)
+
+    monkeypatch.setattr(os, "link", link_and_tell)
     monkeypatch.setattr(os, "unlink", lambda a, **kw: (record("unlink", a), unlink(a, **kw))[1])
     sa.event.listen(world.index.engine, "commit", lambda _: calls.append("commit"))
     world.file()

@@ -351,8 +351,8 @@ def test_a_first_making_that_is_killed_at_the_exchange_is_made_again(
     world.let_go()
     exchange = making.exchange_folder
 
-    def and_die(building: Path, target: Path) -> None:
-        exchange(building, target)
+    def and_die(building: Path, target: Path, *modes: int) -> None:
+        exchange(building, target, *modes)
         die()
 
     def work() -> None:

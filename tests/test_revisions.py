@@ -18,6 +18,7 @@ from pydicom.uid import generate_uid
 from typer.testing import CliRunner
 
 from daemon.cli.app import app
+from daemon.cli.options import acting_user
 from daemon.sweeper import Sweeper
 from workers import clock
 from workers.completeness.overriding import NoSuchStudy, override_pair
@@ -419,7 +420,7 @@ def test_a_choice_is_recorded_in_the_journal_and_told_in_pair_json(site: Site) -
     assert [(one["study"], one["ct"], one["forced"]) for one in facts] == [
         (study().study_uid, uid, False)
     ]
-    assert site.events("override") == [{"ct": uid}]
+    assert site.events("override") == [{"by": acting_user(), "ct": uid}]
 
 
 def test_a_choice_that_the_index_does_not_know_is_refused_and_not_recorded(site: Site) -> None:

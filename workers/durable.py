@@ -69,8 +69,20 @@ def fsync_file(path: Path | str) -> None:
         os.close(descriptor)
 
 
-def make_folders(folder: Path) -> None:
-    """Make a folder and its missing parents, each name durable."""
+def give_mode(descriptor: int, mode: int) -> None:
+    """Set the permissions of an open file or folder exactly, whatever the umask was.
+
+    A folder that inherited its group from the one above (setgid) goes on handing it down.
+    """
+    have = os.fstat(descriptor).st_mode
+    if stat.S_ISDIR(have):
+        mode |= have & stat.S_ISGID
+    if stat.S_IMODE(have) != mode:
+        os.fchmod(descriptor, mode)
+
+
+def make_folders(folder: Path, mode: int = 0o700) -> None:
+    """Make a folder and its missing parents with these permissions, each name durable."""
     missing = []
     here = folder
     while not here.is_dir():
@@ -78,15 +90,26 @@ def make_folders(folder: Path) -> None:
         here = here.parent
     for here in reversed(missing):
         try:
-            here.mkdir(mode=0o755)
+            here.mkdir()
+            give_folder_mode(here, mode)
         except FileExistsError:
             pass  # another worker made it; its name is fsynced below all the same
         fsync_folder(here.parent)
 
 
+def give_folder_mode(folder: Path | str, mode: int) -> None:
+    """`give_mode` by name, for a folder."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        give_mode(descriptor, mode)
+    finally:
+        os.close(descriptor)
+
+
 def create_new(path: Path | str, mode: int = 0o600) -> int:
     """Open a file that must not exist (O_EXCL) for writing, locked, and return its descriptor."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    give_mode(descriptor, mode)
     try_lock(descriptor)
     return descriptor
 
@@ -124,10 +147,11 @@ def copy_new(source: Path | str, target: Path | str, mode: int = 0o600) -> None:
     Raises OSError, and leaves no target, where the disk fills: write(2) may take a part without
     an error then.
     """
-    with open(source, "rb", buffering=0, opener=_no_follow) as reading:
+    with open(source, "rb", buffering=0, opener=no_follow) as reading:
         descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         try:
             try:
+                give_mode(descriptor, mode)
                 try_lock(descriptor)
                 try:
                     fcntl.ioctl(descriptor, _FICLONE, reading.fileno())
@@ -156,7 +180,7 @@ def exchange(one: Path | str, other: Path | str) -> bool:
 
 def sha256_of(path: Path | str, offset: int = 0) -> str:
     """Return the SHA-256 of a file from an offset on, in hex."""
-    with open(path, "rb", buffering=0) as file:
+    with open(path, "rb", buffering=0, opener=no_follow) as file:
         file.seek(offset)
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -199,8 +223,9 @@ def write_whole(descriptor: int, data: bytes | memoryview) -> int:
     return len(data)
 
 
-def _no_follow(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW)
+def no_follow(path: str, flags: int) -> int:
+    """Open what is no symbolic link: an opener for `open`."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC)
 
 
 @functools.cache

@@ -28,12 +28,15 @@ def read_identity(store: Path) -> str | None:
     return found.decode("ascii", "replace").strip() or None
 
 
-def give_identity(store: Path) -> str:
-    """Return the identity of a store; give it one if it has none."""
+def give_identity(store: Path, folder_mode: int = 0o700) -> str:
+    """Return the identity of a store; give it one if it has none.
+
+    `folder_mode` are the permissions of the store itself, where it is made here.
+    """
     identity = read_identity(store)
     if identity is None:
         identity = secrets.token_hex(16)
-        make_folders(store / ".petct")
+        make_folders(store / ".petct", folder_mode)
         replace_file(store / ".petct" / "id", identity.encode() + b"\n", 0o644)
     return identity
 

@@ -298,7 +298,7 @@ class Claimer:
         with _opened(source, state) as file:
             if lacks := self._gate.reason(file.facts.st_size):
                 raise _NotNow(Outcome.TROUBLE, OSError(errno.ENOSPC, lacks))
-            durable.copy_new(source, temporary, 0o644)
+            durable.copy_new(source, temporary, self._layout.file_mode)
             try:
                 if not (file.undisturbed() and _is_at(source, file)):
                     raise _NotNow(Outcome.CHANGED)

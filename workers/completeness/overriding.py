@@ -57,6 +57,7 @@ def override_pair(
     append_facts(
         settings.layout.archive,
         [{"kind": "override", "study": study_uid, "at": at, **asdict(override)}],
+        settings.layout.file_mode,
     )
     with index.write() as connection:
         connection.execute(

@@ -18,16 +18,21 @@ from workers import durable
 NAME = "facts.jsonl"
 
 
-def append_facts(archive: Path, facts: Sequence[dict[str, Any]]) -> None:
-    """Append facts, durable when this returns; a line is never torn by another process."""
+def append_facts(archive: Path, facts: Sequence[dict[str, Any]], mode: int = 0o640) -> None:
+    """Append facts, durable when this returns; a line is never torn by another process.
+
+    `mode` are the permissions of a new journal.
+    """
     if not facts:
         return
     lines = "".join(json.dumps(fact, separators=(",", ":")) + "\n" for fact in facts)
-    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     descriptor = os.open(archive / ".petct" / NAME, flags, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         end = os.fstat(descriptor).st_size
+        if not end:
+            durable.give_mode(descriptor, mode)
         if end and os.pread(descriptor, 1, end - 1) != b"\n":
             lines = "\n" + lines  # a power cut tore the last line: keep ours apart from it
         durable.write_whole(descriptor, lines.encode())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -20,6 +19,7 @@ from workers.filing.linking import Linker, is_there
 from workers.filing.rows import KnownInstance, folders_of
 from workers.filing.work import Work, quarantine_work
 from workers.index.engine import MetadataIndex
+from workers.rooted import is_file
 from workers.spool.batches import BatchSource
 
 log = get_logger(__name__)
@@ -40,11 +40,11 @@ class Meeting:
     def meet_known(self, work: Work, known: KnownInstance, homes: Homes) -> None:
         """Judge an entry whose SOPInstanceUID the index knows."""
         kept = self._layout.archive / known.path
+        there = is_file(self._layout.archive, known.path)
         self._remove_strays(work, kept, homes)
         facts, policy = work.instance.facts, self._policy
-        if not kept.exists():
+        if not there:
             if work.instance.digests.dataset == known.digests.dataset:
-                durable.make_folders(kept.parent)
                 self._linker.link(work, kept)
                 durable.fsync_folder(kept.parent)
                 log.warning("instance-restored", instance=short(work.uid))
@@ -57,7 +57,7 @@ class Meeting:
             comparison = Comparison(
                 Likeness.CONFLICT, f"the same SOPInstanceUID is filed in another {where}"
             )
-        elif work.instance.digests.file != known.digests.file and is_there(work, kept):
+        elif work.instance.digests.file != known.digests.file and self._is_there(work, kept):
             self._finish_replacing(work, known)
             return
         elif (
@@ -69,7 +69,7 @@ class Meeting:
             comparison = compare_files(kept, work.path)
         if comparison.likeness is Likeness.DUPLICATE and policy != "quarantine":
             work.becomes("duplicate", reason=comparison.reason)
-        elif policy == "replace" and kept.exists() and known.is_home_of(facts):
+        elif policy == "replace" and there and known.is_home_of(facts):
             self._replace(work, known, kept, comparison)
         else:
             self._set_aside(work, comparison, known)
@@ -84,7 +84,7 @@ class Meeting:
             self._set_aside(work, comparison, None)
             return
         try:
-            with open(target, "rb") as there:
+            with open(target, "rb", opener=durable.no_follow) as there:
                 found = examine(there, target.name, BatchSource(kind="folder"))
         except DataError as error:
             found = Skip(str(error))
@@ -101,6 +101,9 @@ class Meeting:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
+    def _is_there(self, work: Work, path: Path) -> bool:
+        return is_there(self._layout.archive, work, path)
+
     def _remove_strays(self, work: Work, kept: Path, homes: Homes) -> None:
         """Remove the entry's bytes from where no row knows them: a run that lost a race left them.
 
@@ -113,7 +116,7 @@ class Meeting:
                 homes[home] = folders_of(connection, *home)
         for folder in homes[home]:
             stray = self._layout.archive / folder / f"{work.uid}.dcm"
-            if stray != kept and is_there(work, stray):
+            if stray != kept and self._is_there(work, stray):
                 stray.unlink(missing_ok=True)
 
     def _set_aside(self, work: Work, comparison: Comparison, known: KnownInstance | None) -> None:
@@ -154,12 +157,7 @@ class Meeting:
             changed=comparison.changed,
         )
         quarantine.set_aside(self._layout.quarantine, kept, old)
-        beside = self._linker.temporary(work, ".new")
-        beside.parent.mkdir(exist_ok=True)
-        beside.unlink(missing_ok=True)
-        self._linker.link(work, beside)
-        os.replace(beside, kept)
-        durable.fsync_folder(kept.parent)
+        self._linker.replace(work, kept)
         work.replaces = known
         work.becomes("replaced", reason=comparison.reason)
 

@@ -29,7 +29,7 @@ from rq.timeouts import BaseTimeoutException
 
 from config.logs import get_logger
 from config.settings import Settings
-from workers import clock, durable
+from workers import clock, durable, rooted
 from workers.completeness.series import SeriesState
 from workers.errors import BadIdentity, DataError, IndexUnusable, StoreUnavailable
 from workers.filing import quarantine
@@ -222,7 +222,7 @@ class Filer:
                 place = places[work.home]
                 if isinstance(place, Place):
                     work.place = place
-            append_facts(self._layout.archive, fresh)
+            append_facts(self._layout.archive, fresh, self._layout.file_mode)
         for work in found:
             refused = places.get(work.home)
             if isinstance(refused, DataError) and work.uid not in known:
@@ -319,13 +319,12 @@ class Filer:
         folder = self._layout.archive / work.place.folder
         target = folder / f"{work.uid}.dcm"
         if not os.path.normpath(target).startswith(f"{os.path.normpath(self._layout.archive)}/"):
-            reason = f"its folder would lie outside the archive: {work.place.home!r}"
-            self._refuse(work, BadIdentity.code, reason)
+            self._refuse(work, BadIdentity.code, "its folder would lie outside the archive")
             return
-        durable.make_folders(folder)
         try:
             self._linker.link(work, target)
         except FileExistsError:
+            rooted.is_file(self._layout.archive, target.relative_to(self._layout.archive))
             if not same_file(work, target) and not same_bytes(work, target):
                 self._meeting.meet_unknown(work, target)
                 return

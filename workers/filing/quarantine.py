@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -62,8 +63,9 @@ def set_aside(quarantine: Path, file: Path, reason: Reason) -> Path:
     target = file_of(quarantine, reason.entry)
     try:
         os.link(file, target, follow_symlinks=False)
-    except FileExistsError:
-        pass  # a run that was killed came so far
+    except FileExistsError:  # a run that was killed came so far
+        if not stat.S_ISREG(os.lstat(target).st_mode):
+            raise
     except OSError as error:
         if error.errno not in durable.NO_LINK_ERRORS:
             raise
@@ -75,7 +77,8 @@ def set_aside(quarantine: Path, file: Path, reason: Reason) -> Path:
 
 def read_reason(quarantine: Path, entry: str) -> dict[str, Any]:
     """Read why an entry was set aside."""
-    raw: dict[str, Any] = json.loads(reason_of(quarantine, entry).read_bytes())
+    with open(reason_of(quarantine, entry), "rb", opener=durable.no_follow) as file:
+        raw: dict[str, Any] = json.load(file)
     return raw
 
 

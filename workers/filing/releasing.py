@@ -37,7 +37,7 @@ def retry_entry(
     known = BatchSource.__dataclass_fields__
     source = BatchSource(**{key: value for key, value in reason["source"].items() if key in known})
     temporary = layout.incoming / f"retry-{secrets.token_hex(8)}"
-    durable.copy_new(quarantine.file_of(layout.quarantine, entry), temporary, 0o644)
+    durable.copy_new(quarantine.file_of(layout.quarantine, entry), temporary, layout.file_mode)
     with BatchWriter(layout, source) as batch:
         name = batch.adopt(temporary, _path(str(reason["original_path"])))
     _settle(index, layout, entry, "retried", by=by, again=name.identifier)

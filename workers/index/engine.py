@@ -200,7 +200,7 @@ def _know_stores(engine: Engine, settings: Settings) -> None:
     with MetadataIndex(engine).write() as connection:
         known = set(connection.execute(sa.select(tables.meta.c.key)).scalars())
         if "archive_id" not in known:
-            identity = give_identity(layout.archive)
+            identity = give_identity(layout.archive, layout.folder_mode)
             connection.execute(tables.meta.insert().values(key="archive_id", value=identity))
         if "spool_id" not in known:
             identity = give_identity(layout.spool)

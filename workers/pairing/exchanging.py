@@ -16,12 +16,22 @@ from config.layout import Layout
 from workers import durable
 from workers.index.engine import MetadataIndex
 from workers.index.tables import pair, study
+from workers.rooted import LinkRefused
 
 
-def exchange_folder(building: Path, target: Path) -> None:
-    """Put the new folder in the place of the old one, which is left where the new one was built."""
+def exchange_folder(
+    building: Path, target: Path, file_mode: int = 0o644, folder_mode: int = 0o755
+) -> None:
+    """Put the new folder in the place of the old one, which is left where the new one was built.
+
+    Raises LinkRefused where a symbolic link, or something that is no folder, has its name.
+    """
+    for file in building.iterdir():
+        file.chmod(file_mode)
+    durable.give_folder_mode(building, folder_mode)
     durable.fsync_folder(building)
-    building.chmod(0o755)
+    if os.path.lexists(target) and (target.is_symlink() or not target.is_dir()):
+        raise LinkRefused(target)
     if not target.exists():
         fresh = building.with_name(building.name + ".new")
         os.rename(building, fresh)  # the context removes `building`, not what is in its place

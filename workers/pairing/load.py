@@ -91,14 +91,15 @@ def load_pair(path: Path | str) -> Pair:
     while True:
         attempts += 1
         try:
-            return _open_once(path)
+            return open_pair(path)
         except (FileNotFoundError, PairDamaged):
             if attempts >= _ATTEMPTS and time.monotonic() > deadline:
                 raise
         time.sleep(_PAUSE_SECONDS)
 
 
-def _open_once(path: Path | str) -> Pair:
+def open_pair(path: Path | str) -> Pair:
+    """Open the pair in a folder at the first try, as `load_pair` does for as long as it takes."""
     folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         with _open_in(folder, "pair.json") as file:
@@ -111,6 +112,8 @@ def _open_once(path: Path | str) -> Pair:
 
 
 def _open_in(folder: int, name: str) -> BinaryIO:
+    if "/" in name:
+        raise PairDamaged(f"pair.json names a file outside the folder: {name!r}")
     return open(os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder), "rb")
 
 

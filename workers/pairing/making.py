@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import sqlalchemy as sa
@@ -37,10 +37,16 @@ from workers.pairing.exchanging import exchange_folder, pair_lock
 from workers.pairing.selection import Override
 from workers.pairing.suv import judge_suv
 from workers.pairing.volume_input import volume_input
+from workers.rooted import LinkRefused, folder_below, is_file
 
 log = get_logger(__name__)
 
 FOLDER = "Auto-Paired"
+
+_LINK_WORDS = (
+    "a symbolic link stands in the tree where a file or folder of this study belongs: remove it "
+    "(`petct-ingest check` names it), then force the pair"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +86,10 @@ def make_pair(index: MetadataIndex, settings: Settings, pair_id: int, generation
             return "done"
         with _building(layout, wanted) as building:
             try:
+                for file in (*wanted.pet.files, *wanted.ct.files):
+                    is_file(layout.archive, file.relative_to(layout.archive))
                 summary = _build(wanted, settings.pairing, building)
+                return _put_in_place(index, layout, wanted, building, summary)
             except (PairingRefused, DataError) as error:
                 _refuse(index, wanted, str(error))
                 return "held"
@@ -92,11 +101,13 @@ def make_pair(index: MetadataIndex, settings: Settings, pair_id: int, generation
                 _refuse(index, wanted, _missing_words(missing))
                 log.warning("files-missing", files=missing, error=type(error).__name__)
                 return "held"
+            except LinkRefused:
+                _refuse(index, wanted, _LINK_WORDS)
+                return "held"
             except OSError as error:
                 if why := durable.why_full(error):
                     raise StoreUnavailable(f"the archive cannot be written: {why}") from error
                 raise
-            return _put_in_place(index, layout, wanted, building, summary)
 
 
 def options_of(settings: PairingSettings, override: Override | None) -> PairOptions:
@@ -119,7 +130,8 @@ def _building(layout: Layout, wanted: _Wanted) -> Iterator[Path]:
     """Make a locked temporary folder on the archive's file system, removed at the end."""
     name = f"pair-{wanted.pair_id}-{wanted.generation}-{secrets.token_hex(4)}"
     path = layout.archive_private / "tmp" / name
-    path.mkdir(parents=True)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.mkdir(mode=0o700)
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         durable.try_lock(descriptor)
@@ -241,15 +253,18 @@ def _put_in_place(
     index: MetadataIndex, layout: Layout, wanted: _Wanted, building: Path, summary: PairSummary
 ) -> str:
     at = clock.utc_now()
-    target = layout.archive / wanted.folder
-    durable.make_folders(target.parent)
-    with index.write() as connection:
+    place = PurePosixPath(wanted.folder)
+    with (
+        folder_below(layout.archive, place.parent, layout.folder_mode) as home,
+        index.write() as connection,
+    ):
         row = connection.execute(sa.select(pair).where(pair.c.id == wanted.pair_id)).one()
         if row.generation != wanted.generation or row.done_generation >= wanted.generation:
             return "stale"
         if row.state != "pending":  # held meanwhile: a verdict that a finished pair must not undo
             return "stale"
-        exchange_folder(building, target)
+        target = Path(f"/proc/self/fd/{home}", place.name)  # wherever its name leads by now
+        exchange_folder(building, target, layout.file_mode, layout.folder_mode)
         connection.execute(
             pair.update()
             .where(pair.c.id == wanted.pair_id)

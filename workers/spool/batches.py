@@ -77,7 +77,7 @@ class Unpublished:
         self._temporary = layout.incoming / f"{name.batch}.{name.path}"
         self._target = name.where(layout)
         # the tree's mode: the spool is 0700
-        self._descriptor = durable.create_new(self._temporary, 0o644)
+        self._descriptor = durable.create_new(self._temporary, layout.file_mode)
 
     def write(self, data: bytes | memoryview) -> None:
         durable.write_whole(self._descriptor, data)
