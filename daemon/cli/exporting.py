@@ -17,7 +17,13 @@ from config.settings import Settings
 from daemon.cli.options import Config, Root, settings_of
 from workers.export.bundled import bundled
 from workers.export.datalist import ready_pairs, split_by_patient, write_datalist
-from workers.export.dictionary import COLUMNS, count_series, dictionary_rows
+from workers.export.dictionary import (
+    COLUMNS,
+    count_instances,
+    count_series,
+    dictionary_rows,
+)
+from workers.export.omidb import export_omidb
 from workers.export.sample import export_sample
 from workers.export.writing import write_csv, write_csv_to, write_parquet
 from workers.index.engine import MetadataIndex, open_index
@@ -106,6 +112,39 @@ def sample(
 
         count = export_sample(index, settings.layout, study, out, bundled("notebooks"), advance)
     _say(f"{out}: the pair, {count} DICOM files, two notebooks")
+
+
+@export.command()
+def omidb(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write or refresh.")],
+    prefix: Annotated[str, typer.Option(help="Four letters before a client's number.")] = "optm",
+    nbss: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="One JSON of episodes for a PatientID.")
+    ] = None,
+    hard_links: Annotated[
+        bool, typer.Option("--hard-links", help="Share the archive's files; no copies.")
+    ] = False,
+    root: Root = None,
+    config: Config = None,
+) -> None:
+    """Write or refresh an OMI-DB: images, headers, clients and episodes."""
+    settings = settings_of(root, config)
+    with _index(settings) as index, _bars() as bars:
+        task = bars.add_task("images", total=count_instances(index))
+        report = export_omidb(
+            index,
+            settings.layout,
+            out,
+            prefix=prefix,
+            nbss=nbss,
+            hard_links=hard_links,
+            advance=lambda images: bars.update(task, completed=images),
+        )
+    _say(f"{out}: {report.clients} clients, {report.images:,} images, {report.written:,} new")
+    if report.undated:
+        _say(f"{len(report.undated)} studies have no StudyDate: the omidb reader passes them over")
+    if report.unlinked:
+        _say(f"{len(report.unlinked)} studies are of no episode of their NBSS record")
 
 
 @contextmanager

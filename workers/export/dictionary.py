@@ -102,6 +102,13 @@ def count_series(index: MetadataIndex) -> int:
         return int(found.scalar_one())
 
 
+def count_instances(index: MetadataIndex) -> int:
+    """Return how many instances the index has."""
+    with index.read() as connection:
+        found = connection.execute(sa.select(sa.func.count()).select_from(instance))
+        return int(found.scalar_one())
+
+
 def _studies(index: MetadataIndex) -> Iterator[Any]:
     """Yield the studies, ordered by patient and study, a page at a time."""
     patient = study.c["patient_ID"]

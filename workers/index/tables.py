@@ -184,6 +184,15 @@ pair = Table(
     Column("ready_at", Text),
 )
 
+client = Table(
+    "client",
+    metadata,
+    _key(),
+    # whose number it is: a PatientID; a study without one is a client of its own
+    Column("value", Text, nullable=False, unique=True),
+    Column("number", Integer, nullable=False, unique=True),
+)
+
 arrival = Table(
     "arrival",
     metadata,
