@@ -12,10 +12,14 @@ from conftest import missing
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "TCP_NODELAY": "1"}
 
 
+def need(program):
+    if shutil.which(program, path=ENVIRONMENT["PATH"]) is None:
+        missing("DCMTK")
+
+
 def dcmtk(*words, seconds=60):
     """Run a program of DCMTK to its end, whatever that is."""
-    if shutil.which(str(words[0]), path=ENVIRONMENT["PATH"]) is None:
-        missing("DCMTK")
+    need(str(words[0]))
     return subprocess.run(
         [str(word) for word in words],
         env=ENVIRONMENT,

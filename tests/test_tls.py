@@ -3,18 +3,21 @@
 import contextlib
 import logging
 import os
+import re
 import shutil
 import ssl
+import subprocess
 import time
 
 import pytest
 from certificates import Authority, encrypted
-from peers import RELEASE_RQ, all_that_comes, call, dcmtk, request_pdu
+from conftest import PROJECT
+from peers import ENVIRONMENT, RELEASE_RQ, all_that_comes, call, dcmtk, need, request_pdu
 from pydicom import dcmread
 from pynetdicom import AE
 from running import petct, running, wait_until
 
-from config.settings import TlsSettings
+from config.settings import TlsSettings, load_settings
 from daemon.errors import TlsUnusable
 from daemon.receiver import lobby
 from daemon.receiver.server import Receiver
@@ -363,3 +366,38 @@ def test_the_command_ends_with_one_line_where_the_certificate_is_missing(tmp_pat
             assert one.process.wait(20) == 2
             last = one.stderr.splitlines()[-1]
         assert last.startswith("petct-ingest: receiver.tls.certificate or key cannot be used: No ")
+
+
+# the paper ----------------------------------------------------------------------------------------
+
+
+def test_the_worked_example_of_the_paper_works(settings, tmp_path):
+    paper = (PROJECT / "docs" / "security.md").read_text()
+    make, send = re.findall(r"^```sh\n(.*?)^```$", paper, re.MULTILINE | re.DOTALL)
+    lists, files = re.findall(r"^```toml\n(.*?)^```$", paper, re.MULTILINE | re.DOTALL)
+    write_many(tmp_path / "files", 3)
+    sh(make, tmp_path)
+    config = tmp_path / "config.toml"
+    config.write_text(
+        lists.replace("10.20.0.0/16", "127.0.0.0/8")
+        + files.replace("/etc/petct-ingest", str(tmp_path))
+    )
+    read = load_settings(config, root=settings.root, environ={}).receiver
+    mine = settings.model_copy(update={"receiver": read.model_copy(update={"port": 0})})
+    with Receiver(mine, lambda _: None) as one:
+        need("storescu")
+        sh(send.replace("11112", str(one.port)), tmp_path)
+    assert len(list(waiting_entries(settings.layout))) == 3
+
+
+def sh(commands, folder):
+    done = subprocess.run(
+        ["bash", "-ec", commands],
+        cwd=folder,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
