@@ -9,6 +9,7 @@ import struct
 import tempfile
 import time
 import tracemalloc
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 from pydicom import Dataset, dcmread
 from pydicom.sequence import Sequence
 
+from workers import limits
 from workers.errors import DataError, Hostile, Truncated
 from workers.header.facts import InstanceFacts
 from workers.header.read import Header, read_header, read_open_header
@@ -216,7 +218,7 @@ def test_a_large_private_element_is_skipped_without_reading_it() -> None:
 
 
 def test_a_deflated_bomb_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.header.read._INFLATED_BYTES", 1 << 20)
+    monkeypatch.setattr(limits, "INFLATED", replace(limits.INFLATED, maximum=1 << 20))
     dataset = tiny("PET AC", 2, transfer_syntax_uid=SYNTAXES["deflated"])
     dataset.add_new(0x7FF10010, "LO", "OURS")
     dataset.add_new(0x7FF11001, "OB", bytes(2 << 20))
@@ -225,7 +227,7 @@ def test_a_deflated_bomb_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_wanted_sequence_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.header.elements.MAXIMUM_KEPT_BYTES", 2000)
+    monkeypatch.setattr(limits, "KEPT", replace(limits.KEPT, maximum=2000))
     item = Dataset()
     item.ReferencedSOPInstanceUID = "2.25.1"
     dataset = rich()

@@ -118,11 +118,11 @@ BAD: dict[str, tuple[Callable[[bytes], bytes], str, str]] = {
         lambda good: raw_value(good, "SOPInstanceUID", b"1.2\x00.3"), "bad-identity", "SOPInst",
     ),
     "10,000 sequences of undefined length": (
-        lambda good: good + private(undefined_nest(10_000)), "hostile", "nested",
+        lambda good: good + private(undefined_nest(10_000)), "nested-too-deep", "nested",
     ),
     "an element of 2 GB": (lambda good: good + claims(0x7FFFFFFF), "truncated", "2147483647"),
     "an element of 4 GB": (lambda good: good + claims(0xFFFFFFFE), "truncated", "needs"),
-    "a million tags": (lambda good: good + many_tags(1_000_000), "hostile", "elements"),
+    "a million tags": (lambda good: good + many_tags(1_000_000), "too-many-elements", "elements"),
 }  # fmt: skip
 
 

@@ -5,14 +5,18 @@ WorkersError
 │   ├── NotDicom
 │   ├── Truncated
 │   ├── BadIdentity      no usable SOPInstanceUID, StudyInstanceUID or SeriesInstanceUID
-│   ├── Hostile          structure beyond every bound (nesting, size, number of elements)
-│   └── PixelError       pixel data absent, cut, or of an unknown compression
+│   ├── Hostile          made to harm
+│   │   └── Exceeded     beyond a limit (workers/limits.py), with that limit's code
+│   ├── PixelError       pixel data absent, cut, or of an unknown compression
+│   └── Identifiable     may name somebody in spite of de-identification
 ├── PairingRefused       the pair cannot be made; the message is the reason in plain words
 ├── PairDamaged          a finished pair cannot be read: a file is missing, cut or of another pair
 ├── StoreUnavailable     a store is missing, another one, or full: nothing is touched
 ├── ExportFailed         what was asked for cannot be written, or does not exist
 └── IndexUnusable        schema mismatch, locked, not migrated
 """
+
+from workers.limits import Limit
 
 
 class WorkersError(Exception):
@@ -41,8 +45,29 @@ class Hostile(DataError):
     code = "hostile"
 
 
+class Exceeded(Hostile):
+    """Something is larger, longer, deeper or more than any real file has."""
+
+    def __init__(self, limit: Limit, found: int | None = None, subject: str = "") -> None:
+        """Say what was found; without `found` it was counted no further than the limit."""
+        subject = subject or limit.what
+        if found is None:
+            words = f"{subject} more than {limit.maximum} {limit.unit}"
+        else:
+            words = f"{subject} {found} {limit.unit}; at most {limit.maximum} are taken"
+        super().__init__(words)
+        self.limit = limit
+        self.code = limit.code
+
+
 class PixelError(DataError):
     code = "pixels"
+
+
+class Identifiable(DataError):
+    """De-identification is asked for, and this instance may name somebody in spite of it."""
+
+    code = "identifiable"
 
 
 class PairingRefused(WorkersError):

@@ -23,10 +23,13 @@ from pydicom.dataset import Dataset, FileDataset
 from pydicom.errors import InvalidDicomError
 from pydicom.filebase import DicomBytesIO
 from pydicom.filereader import read_sequence
+from pydicom.pixels.utils import iter_pixels
 from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag
 
 from workers.errors import DataError
+from workers.header.pixel_claims import check_pixels
+from workers.header.read import check_whole
 
 _PIXEL_TAGS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
 _TRAILING_PADDING = 0xFFFCFFFC
@@ -58,7 +61,7 @@ _SINGLE_VRS = frozenset({"LT", "ST", "UR", "UT"})
 _TEXT_VRS = _PADDED_VRS | _TRAILED_VRS | _SINGLE_VRS
 _READ_ERRORS = (
     ValueError, TypeError, LookupError, AttributeError, ArithmeticError, EOFError, struct.error,
-    RuntimeError, MemoryError, zlib.error, InvalidDicomError, DataError,
+    RuntimeError, MemoryError, zlib.error, InvalidDicomError,
 )  # fmt: skip
 """What damaged files and the decoders of pixels raise; errors of the system are none of these."""
 
@@ -82,8 +85,8 @@ class Comparison:
 def compare_files(kept: Path, other: Path) -> Comparison:
     """Compare two files element by element, and their pixels.
 
-    What cannot be compared (an element or compression that cannot be read) is a conflict, never a
-    guess.
+    What cannot be compared (an element or compression that cannot be read, or more than a limit
+    allows) is a conflict, never a guess.
     """
     try:
         with warnings.catch_warnings():
@@ -94,6 +97,8 @@ def compare_files(kept: Path, other: Path) -> Comparison:
     except OSError as error:
         if error.errno is not None:
             raise  # of the system; pydicom's own have no number
+        return Comparison(Likeness.CONFLICT, f"they cannot be compared: {error}")
+    except DataError as error:
         return Comparison(Likeness.CONFLICT, f"they cannot be compared: {error}")
     except _READ_ERRORS as error:
         return Comparison(Likeness.CONFLICT, f"they cannot be compared: {type(error).__name__}")
@@ -115,7 +120,10 @@ def _tags_of_syntax() -> frozenset[str]:
 
 def _read(path: Path) -> FileDataset:
     config.settings.reading_validation_mode = config.IGNORE
-    dataset = dcmread(path)
+    with open(path, "rb") as file:
+        check_whole(file)
+        file.seek(0)
+        dataset = dcmread(file)
     if not dataset:
         raise DataError("empty data set")
     return dataset
@@ -252,8 +260,11 @@ def _same_pixels(first: FileDataset, second: FileDataset) -> bool | None:
         return False
     if one == other and not one.is_compressed:
         return False
-    left, right = first.pixel_array, second.pixel_array
-    return left.shape == right.shape and bool((left == right).all())
+    if check_pixels(first).frames != check_pixels(second).frames:
+        return False
+    # one frame of each at a time: both whole would be gigabytes
+    pairs = zip(iter_pixels(first), iter_pixels(second), strict=True)
+    return all(left.shape == right.shape and (left == right).all() for left, right in pairs)
 
 
 def _shown(tag: BaseTag) -> str:

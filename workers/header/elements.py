@@ -12,16 +12,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
-from workers.errors import Hostile, Truncated
+from workers import limits
+from workers.errors import Exceeded, Truncated
+from workers.limits import Limit
 
 UNDEFINED = 0xFFFFFFFF
 ITEM = 0xFFFEE000
 ITEM_END = 0xFFFEE00D
 SEQUENCE_END = 0xFFFEE0DD
 PIXEL_TAGS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
-MAXIMUM_DEPTH = 40
-MAXIMUM_ELEMENTS = 400_000
-MAXIMUM_KEPT_BYTES = 64 << 20
 _PADDING_BYTES = 1 << 16
 _LONG_VRS = frozenset(
     {b"OB", b"OW", b"OF", b"OD", b"OL", b"OV", b"SQ", b"UC", b"UR", b"UT", b"UN", b"SV", b"UV"}
@@ -66,17 +65,19 @@ def walk_elements(
     file: BinaryIO,
     size: int,
     encoding: Encoding,
-    wanted: Callable[[int], bool],
+    wanted: Callable[[int], Limit | None],
     *,
     only_group: int | None = None,
 ) -> Walk:
     """Walk from the file's position to `size`, or to the end of `only_group`.
 
+    `wanted` tells of a tag how long its value may be, or None where it is not kept.
+
     Raises
     ------
     Truncated
         An element says that it goes on beyond the end of the file.
-    Hostile
+    Exceeded
         Deeper, longer or larger than any real header.
     """
     walk = Walk()
@@ -86,13 +87,11 @@ def walk_elements(
             return walk
         if _only_padding(file, start, size):
             return walk
-        tag, vr, length = _read_head(file, encoding, size)
+        tag, vr, length = read_head(file, encoding, size)
         if only_group is not None and tag >> 16 != only_group:
             file.seek(start)
             return walk
-        walk.count += 1
-        if walk.count > MAXIMUM_ELEMENTS:
-            raise Hostile(f"more than {MAXIMUM_ELEMENTS} elements")
+        _count(walk)
         if tag in PIXEL_TAGS:
             walk.has_pixel_data = True
             if walk.pixel_offset is None:
@@ -103,27 +102,43 @@ def walk_elements(
         else:
             _need(value_start, length, size, tag)
             file.seek(value_start + length)
-        if wanted(tag):
-            _keep(file, walk, tag, vr, start, value_start)
+        limit = wanted(tag)
+        if limit is not None:
+            _keep(file, walk, tag, _name(vr), start, value_start, limit)
+
+
+def _count(walk: Walk) -> None:
+    walk.count += 1
+    if walk.count > limits.ELEMENTS.maximum:
+        raise Exceeded(limits.ELEMENTS)
+
+
+def _name(vr: bytes | None) -> str | None:
+    return vr.decode("ascii", "replace") if vr else None
 
 
 def _keep(
-    file: BinaryIO, walk: Walk, tag: int, vr: bytes | None, start: int, value_start: int
+    file: BinaryIO, walk: Walk, tag: int, vr: str | None, start: int, value_start: int, limit: Limit
 ) -> None:
     end = file.tell()
+    if end - value_start > limit.maximum:
+        if tag >> 16 & 1:  # of another creator's block: none of the short ones that are known
+            return
+        raise Exceeded(limit, end - value_start, f"element {shown(tag)} has")
     walk.kept_bytes += end - start
-    if walk.kept_bytes > MAXIMUM_KEPT_BYTES:
-        raise Hostile(
-            f"element ({tag >> 16:04X},{tag & 0xFFFF:04X}) brings the header to more than "
-            f"{MAXIMUM_KEPT_BYTES >> 20} MiB"
-        )
+    if walk.kept_bytes > limits.KEPT.maximum:
+        raise Exceeded(limits.KEPT, subject=f"with element {shown(tag)} those that are read have")
     file.seek(start)
     encoded = file.read(end - start)
-    name = vr.decode("ascii", "replace") if vr else None
-    walk.elements[tag] = RawElement(tag, name, encoded[value_start - start :], encoded)
+    walk.elements[tag] = RawElement(tag, vr, encoded[value_start - start :], encoded)
 
 
-def _read_head(file: BinaryIO, encoding: Encoding, size: int) -> tuple[int, bytes | None, int]:
+def shown(tag: int) -> str:
+    """Write a tag as "(gggg,eeee)"."""
+    return f"({tag >> 16:04X},{tag & 0xFFFF:04X})"
+
+
+def read_head(file: BinaryIO, encoding: Encoding, size: int) -> tuple[int, bytes | None, int]:
     """Read tag, VR (None where implicit) and length."""
     head = file.read(8)
     if len(head) < 8:
@@ -137,7 +152,7 @@ def _read_head(file: BinaryIO, encoding: Encoding, size: int) -> tuple[int, byte
     if vr in _LONG_VRS:
         tail = file.read(4)
         if len(tail) < 4:
-            raise Truncated(f"the file ends inside element ({group:04X},{element:04X})")
+            raise Truncated(f"the file ends inside element {shown(tag)}")
         return tag, vr, struct.unpack(order + "L", tail)[0]
     if not (vr.isalpha() and vr.isupper()):  # one implicit element in an explicit data set: seen
         return tag, None, struct.unpack_from(order + "L", head, 4)[0]
@@ -152,18 +167,14 @@ def _skip_undefined(
         encoding = Encoding(implicit_vr=True, little_endian=True)
     levels: list[str] = ["sequence"]
     while levels:
-        walk.count += 1
-        if walk.count > MAXIMUM_ELEMENTS:
-            raise Hostile(f"more than {MAXIMUM_ELEMENTS} elements")
-        if len(levels) > MAXIMUM_DEPTH * 2:
-            raise Hostile(f"sequences nested deeper than {MAXIMUM_DEPTH}")
-        inner, _, length = _read_head(file, encoding, size)
+        _count(walk)
+        if len(levels) > limits.DEPTH.maximum * 2:
+            raise Exceeded(limits.DEPTH)
+        inner, _, length = read_head(file, encoding, size)
         if inner in (SEQUENCE_END, ITEM_END):
             wants = "sequence" if inner == SEQUENCE_END else "item"
             if levels[-1] != wants:
-                raise Truncated(
-                    f"element ({tag >> 16:04X},{tag & 0xFFFF:04X}) has a delimiter out of place"
-                )
+                raise Truncated(f"element {shown(tag)} has a delimiter out of place")
             levels.pop()
         elif length == UNDEFINED:
             levels.append("item" if levels[-1] == "sequence" else "sequence")
@@ -175,8 +186,7 @@ def _skip_undefined(
 def _need(start: int, length: int, size: int, tag: int) -> None:
     if start + length > size:
         raise Truncated(
-            f"element ({tag >> 16:04X},{tag & 0xFFFF:04X}) needs {length} bytes, "
-            f"the file has {size - start} left"
+            f"element {shown(tag)} needs {length} bytes, the file has {size - start} left"
         )
 
 

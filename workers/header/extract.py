@@ -14,10 +14,12 @@ from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 
+from workers import limits
 from workers.errors import DataError
 from workers.header import uids
 from workers.header.elements import Encoding, RawElement, Walk
 from workers.header.facts import InstanceFacts, PrivateFact
+from workers.header.nesting import check_nesting
 from workers.header.sequences import SEQUENCES, sequence_facts
 
 # field of InstanceFacts -> how its value is read; the keyword follows from the field's name
@@ -58,21 +60,22 @@ _OWN_KEYWORDS = {
 }
 _CHARACTER_SET = 0x00080005
 # groups of the private elements that SUV needs, and their creators (pairing-science: SUVbw)
-_PRIVATE = {
+KEPT_PRIVATE = {
     0x7053: ("Philips PET Private Group", (0x00, 0x09)),
     0x0009: ("GEMS_PETD_01", (0x0D,)),
     0x0071: ("SIEMENS MED PT", (0x22,)),
 }
 
 
-def wanted_tag(tag: int) -> bool:
-    """Tell whether a top-level element is kept."""
+def wanted_tag(tag: int) -> limits.Limit | None:
+    """Return how long the value of a top-level element may be, None where it is not kept."""
     if tag in _tags():
-        return True
+        return limits.KEPT if tag in SEQUENCES() else limits.VALUE
     group, element = tag >> 16, tag & 0xFFFF
-    if group not in _PRIVATE:
-        return False
-    return 0x10 <= element <= 0xFF or element & 0xFF in _PRIVATE[group][1]
+    if group not in KEPT_PRIVATE:
+        return None
+    kept = 0x10 <= element <= 0xFF or element & 0xFF in KEPT_PRIVATE[group][1]
+    return limits.VALUE if kept else None
 
 
 def extract_facts(
@@ -238,6 +241,7 @@ def _nested(walk: Walk, encoding: Encoding) -> Dataset:
     encoded = b"".join(
         element.encoded for element in kept if element.vr in (None, "SQ", "UN") and element.value
     )
+    check_nesting(encoded, encoding)
     try:
         return read_dataset(
             io.BytesIO(encoded), encoding.implicit_vr, encoding.little_endian, len(encoded)
@@ -266,7 +270,7 @@ def _private_facts(elements: dict[int, RawElement], encoding: Encoding) -> Itera
     with an empty creator: who uses it must know the manufacturer, and say so.
     """
     present = {tag >> 16 for tag in elements}
-    for group, (known, offsets) in _PRIVATE.items():
+    for group, (known, offsets) in KEPT_PRIVATE.items():
         for block in range(0x10, 0x100) if group in present else ():
             reserved = elements.get(group << 16 | block)
             creator = _ascii(reserved.value) if reserved is not None else ""

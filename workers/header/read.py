@@ -16,24 +16,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from workers.errors import BadIdentity, DataError, Hostile, NotDicom, Truncated
+from workers import limits
+from workers.errors import BadIdentity, DataError, Exceeded, Hostile, NotDicom, Truncated
 from workers.header import uids
 from workers.header.elements import Encoding, Walk, walk_elements
 from workers.header.extract import extract_facts, wanted_tag
 from workers.header.facts import InstanceFacts
+from workers.header.nesting import check_open_nesting
 
 PREAMBLE_BYTES = 132
 _IMPLICIT = "1.2.840.10008.1.2"
 _DEFLATED = ("1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.95")
 _BIG_ENDIAN = "1.2.840.10008.1.2.2"
 _MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
-_INFLATED_BYTES = 1 << 30
+_CHUNK_BYTES = 1 << 20
 _DECODING_ERRORS = (
     ValueError, TypeError, LookupError, AttributeError, ArithmeticError, EOFError, struct.error,
     NotImplementedError, OSError,
 )  # fmt: skip
 """What pydicom raises on values that are none (of bytes in memory: an OSError is its own)."""
 _META_CLASS, _META_INSTANCE, _META_SYNTAX = 0x00020002, 0x00020003, 0x00020010
+_META_TAGS = (_META_CLASS, _META_INSTANCE, _META_SYNTAX)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,18 +65,10 @@ def read_header(path: Path | str) -> Header:
 
 def read_open_header(file: BinaryIO) -> Header:
     """Read from an open file, from its beginning."""
-    size = os.fstat(file.fileno()).st_size
-    file.seek(0)
-    meta = _read_meta(file, size)
+    meta, offset, size = _read_to_dataset(file)
     syntax = _uid(meta, _META_SYNTAX)
-    if not syntax:
-        raise NotDicom("no TransferSyntaxUID in the file meta: how it is encoded is not known")
-    offset = file.tell()
-    if _uid(meta, _META_CLASS) == _MEDIA_DIRECTORY:
-        raise MediaDirectory("a media directory (DICOMDIR), not an instance")
-    if offset >= size:
-        raise Truncated("the file ends after its file meta: there is no data set")
-    walk, encoding = _walk_dataset(file, size, syntax)
+    source, end, encoding = _open_dataset(file, size, syntax)
+    walk = walk_elements(source, end, encoding, wanted_tag)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they quote values; what matters is in the facts
@@ -84,6 +79,19 @@ def read_open_header(file: BinaryIO) -> Header:
         raise DataError(f"the header cannot be decoded: {type(error).__name__}") from None
     _check_identity(facts)
     return Header(facts, offset, size, _uid(meta, _META_CLASS), _uid(meta, _META_INSTANCE))
+
+
+def check_whole(file: BinaryIO) -> None:
+    """Check every level of an open file, before something decodes it whole.
+
+    Raises DataError: what `read_open_header` raises, and Exceeded where there is too much of
+    anything in what that never looks into.
+    """
+    meta, _, size = _read_to_dataset(file)
+    if size > limits.WHOLE_FILE.maximum:
+        raise Exceeded(limits.WHOLE_FILE, size)
+    source, end, encoding = _open_dataset(file, size, _uid(meta, _META_SYNTAX))
+    check_open_nesting(source, end, encoding)
 
 
 def announced_uid(file: BinaryIO) -> str | None:
@@ -98,6 +106,21 @@ def announced_uid(file: BinaryIO) -> str | None:
     except DataError:
         return None
     return uid if uids.is_valid(uid) else None
+
+
+def _read_to_dataset(file: BinaryIO) -> tuple[Walk, int, int]:
+    """Read the file meta; return it, where the data set begins, and the size of the file."""
+    size = os.fstat(file.fileno()).st_size
+    file.seek(0)
+    meta = _read_meta(file, size)
+    if not _uid(meta, _META_SYNTAX):
+        raise NotDicom("no TransferSyntaxUID in the file meta: how it is encoded is not known")
+    if _uid(meta, _META_CLASS) == _MEDIA_DIRECTORY:
+        raise MediaDirectory("a media directory (DICOMDIR), not an instance")
+    offset = file.tell()
+    if offset >= size:
+        raise Truncated("the file ends after its file meta: there is no data set")
+    return meta, offset, size
 
 
 def _read_meta(file: BinaryIO, size: int) -> Walk:
@@ -115,7 +138,11 @@ def _read_meta(file: BinaryIO, size: int) -> Walk:
         raise NotDicom("a preamble, but no file meta: the transfer syntax is not known")
     implicit = not (first[4:6].isalpha() and first[4:6].isupper())
     encoding = Encoding(implicit_vr=implicit, little_endian=True)
-    return walk_elements(file, size, encoding, lambda tag: tag >> 16 == 2, only_group=2)
+    return walk_elements(file, size, encoding, _wanted_meta, only_group=2)
+
+
+def _wanted_meta(tag: int) -> limits.Limit | None:
+    return limits.VALUE if tag in _META_TAGS else None
 
 
 def _why_no_preamble(head: bytes) -> str:
@@ -127,10 +154,12 @@ def _why_no_preamble(head: bytes) -> str:
     return "no DICOM file: no DICM after a preamble of 128 bytes"
 
 
-def _walk_dataset(file: BinaryIO, size: int, syntax: str) -> tuple[Walk, Encoding]:
+def _open_dataset(file: BinaryIO, size: int, syntax: str) -> tuple[BinaryIO, int, Encoding]:
+    """Return where the data set is read from, where that ends, and how it is encoded."""
     if syntax in _DEFLATED:
-        data = _inflate(file)
-        file, size = io.BytesIO(data), len(data)
+        file = _inflate(file)
+        size = file.tell()
+        file.seek(0)
     start = file.tell()
     first = file.read(6)
     file.seek(start)
@@ -138,20 +167,22 @@ def _walk_dataset(file: BinaryIO, size: int, syntax: str) -> tuple[Walk, Encodin
         raise Truncated("the file ends inside the first element of the data set")
     # some writers encode otherwise than their file meta says; the first element shows it
     explicit = first[4:6].isalpha() and first[4:6].isupper()
-    encoding = Encoding(implicit_vr=not explicit, little_endian=syntax != _BIG_ENDIAN)
-    return walk_elements(file, size, encoding, wanted_tag), encoding
+    return file, size, Encoding(implicit_vr=not explicit, little_endian=syntax != _BIG_ENDIAN)
 
 
-def _inflate(file: BinaryIO) -> bytes:
+def _inflate(file: BinaryIO) -> io.BytesIO:
     engine = zlib.decompressobj(-zlib.MAX_WBITS)
-    try:
-        data = engine.decompress(file.read(), _INFLATED_BYTES)
-    except zlib.error as error:
-        raise DataError(f"the deflated data set is damaged: {error}") from None
-    if engine.unconsumed_tail:
-        raise Hostile(f"a deflated data set of more than {_INFLATED_BYTES >> 20} MiB")
-    if not engine.eof:
-        raise Truncated("the deflated data set is cut")
+    data = io.BytesIO()
+    while not engine.eof:
+        chunk = engine.unconsumed_tail or file.read(_CHUNK_BYTES)
+        if not chunk:
+            raise Truncated("the deflated data set is cut")
+        try:
+            data.write(engine.decompress(chunk, _CHUNK_BYTES))
+        except zlib.error as error:
+            raise DataError(f"the deflated data set is damaged: {error}") from None
+        if data.tell() > limits.INFLATED.maximum:
+            raise Exceeded(limits.INFLATED)
     return data
 
 

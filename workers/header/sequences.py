@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
 from pydicom.datadict import tag_for_keyword
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
+from pydicom.sequence import Sequence
 
+from workers import limits
+from workers.errors import Exceeded
 from workers.header import uids
+from workers.header.elements import shown
 from workers.header.facts import FrameFacts, SeriesReference
 
 _KEYWORDS = (
@@ -49,6 +55,7 @@ _CLASSIC_FIELDS = {
 _CLASSIC_NUMBERS = ("patient_weight", "patient_size", "actual_frame_duration",
                     "frame_reference_time", "decay_factor")  # fmt: skip
 _MAXIMUM_REFERENCES = 64
+_NO_TEXT = frozenset({"SQ", "OB", "OD", "OF", "OL", "OV", "OW", "UN"})
 
 
 @cache
@@ -67,7 +74,7 @@ def sequence_facts(nested: Dataset, unreadable: list[str]) -> dict[str, Any]:
         facts.update(_classic(converted))
         facts.update(_dose(_first(converted, "RadiopharmaceuticalInformationSequence")))
     facts.update(_dose(_first(nested, "RadiopharmaceuticalInformationSequence")))
-    facts["references"] = tuple(_references(nested))[:_MAXIMUM_REFERENCES]
+    facts["references"] = tuple(itertools.islice(_references(nested), _MAXIMUM_REFERENCES))
     facts.update(_dictionary_references(nested))
     frames = tuple(_frames(nested, shared, unreadable))
     if frames:
@@ -186,8 +193,11 @@ def _frame(item: Dataset, shared: Dataset | None, unreadable: list[str]) -> Fram
 
 
 def _converted(item: Dataset | None) -> Iterator[tuple[str, str]]:
-    for element in item or ():
-        if element.keyword and element.VR not in ("SQ", "OB", "OW", "UN"):
+    for tag in item.keys() if item is not None else ():
+        if tag.is_private or item is None:
+            continue
+        element = _element(item, tag)
+        if element.keyword and element.VR not in _NO_TEXT:
             value = element.value
             words = "\\".join(map(str, value)) if isinstance(value, MultiValue) else str(value)
             yield element.keyword, words
@@ -201,7 +211,7 @@ def _items(dataset: Dataset | None, keyword: str) -> list[Dataset]:
     if dataset is None or keyword not in dataset:
         return []
     value = dataset[keyword].value
-    return [item for item in value or () if isinstance(item, Dataset)]
+    return list(value) if isinstance(value, Sequence) else []
 
 
 def _first(dataset: Dataset | None, keyword: str) -> Dataset | None:
@@ -210,14 +220,28 @@ def _first(dataset: Dataset | None, keyword: str) -> Dataset | None:
 
 
 def _text(dataset: Dataset | None, keyword: str) -> str | None:
-    if dataset is None or keyword not in dataset:
+    tag = tag_for_keyword(keyword)
+    if dataset is None or tag is None or tag not in dataset:
         return None
-    value = dataset[keyword].value
+    value = _element(dataset, tag).value
     if value is None:
         return None
     if isinstance(value, MultiValue | list | tuple):
         return uids.without_nul("\\".join(str(part).strip(" \0") for part in value)) or None
     return uids.without_nul(str(value).strip(" \0")) or None
+
+
+def _element(dataset: Dataset, tag: int) -> DataElement:
+    """Decode one element, unless its value is so long that decoding it is what somebody is after.
+
+    Sequences are bounded by their elements (nesting.py).
+    """
+    raw = dataset.get_item(tag)
+    if isinstance(raw, RawDataElement) and raw.VR != "SQ":
+        length = len(raw.value or b"")
+        if length > limits.VALUE.maximum:
+            raise Exceeded(limits.VALUE, length, f"nested element {shown(tag)} has")
+    return dataset[tag]
 
 
 def _number(dataset: Dataset | None, keyword: str) -> float | None:

@@ -21,8 +21,10 @@ from pydicom.errors import InvalidDicomError
 from pydicom.pixels.utils import pixel_array
 from pydicom.uid import UID
 
-from workers.errors import PairingRefused, PixelError, Truncated
+from workers import limits
+from workers.errors import Exceeded, PairingRefused, PixelError
 from workers.header.facts import FrameFacts, InstanceFacts
+from workers.header.pixel_claims import PixelClaims, check_pixels
 
 Stored = npt.NDArray[np.integer]
 Floats = npt.NDArray[np.float64]
@@ -73,8 +75,11 @@ class OpenFile:
 
 def open_file(path: Path, facts: InstanceFacts) -> OpenFile:
     """Read one Part 10 file. Raises PixelError where it is not the instance that `facts` tell
-    of.
+    of, Exceeded where it is too large to be read whole.
     """
+    size = path.stat().st_size
+    if size > limits.WHOLE_FILE.maximum:
+        raise Exceeded(limits.WHOLE_FILE, size)
     data = path.read_bytes()
     try:
         dataset = pydicom.dcmread(io.BytesIO(data))
@@ -93,22 +98,23 @@ def open_file(path: Path, facts: InstanceFacts) -> OpenFile:
 def stored_pixels(dataset: Dataset, frame: int | None) -> Stored:
     """Return the stored values of one plane, (rows, columns); read only where they are a view.
 
-    Raises PixelError (no pixels, colour, a compression that nothing here decodes) and Truncated.
+    Raises PixelError (no pixels, colour, a compression that nothing here decodes), Truncated, and
+    Exceeded where they claim to be larger than any real image.
     """
     if "PixelData" not in dataset:
         raise PixelError("no pixel data")
     if dataset.get("SamplesPerPixel", 1) != 1:
         raise PixelError(f"{dataset.SamplesPerPixel} samples a pixel: colour, not measured values")
     syntax = dataset.file_meta.TransferSyntaxUID
-    bits = dataset.get("BitsAllocated")
-    if syntax in _LITTLE_ENDIAN and bits in (8, 16, 32):
-        return _native(dataset, bits, frame or 0)
     try:
+        claims = check_pixels(dataset, frame or 0)
+        if syntax in _LITTLE_ENDIAN and claims.bits_allocated in (8, 16, 32):
+            return _native(dataset, claims, frame or 0)
         pixels: Stored = pixel_array(dataset, index=frame or 0, raw=True)
     except _DECODING_ERRORS as error:
         name = UID(syntax).name
         raise PixelError(f"pixels in {name} cannot be decoded: {_brief(error)}") from error
-    expected = (dataset.Rows, dataset.Columns)
+    expected = (claims.rows, claims.columns)
     if pixels.shape != expected:
         raise PixelError(f"decoded pixels have the shape {pixels.shape}, not {expected}")
     return pixels
@@ -181,14 +187,12 @@ def _padding(facts: InstanceFacts) -> tuple[int, int] | None:
     return min(value, limit), max(value, limit)
 
 
-def _native(dataset: Dataset, bits: int, frame: int) -> Stored:
-    data: bytes = dataset.PixelData
-    rows, columns = int(dataset.Rows), int(dataset.Columns)
+def _native(dataset: Dataset, claims: PixelClaims, frame: int) -> Stored:
+    rows, columns, bits = claims.rows, claims.columns, claims.bits_allocated
     signed = dataset.get("PixelRepresentation", 0) == 1
-    size = rows * columns * bits // 8
-    if len(data) < size * (frame + 1):
-        raise Truncated(f"pixel data is cut: {len(data)} bytes, {size * (frame + 1)} are needed")
+    size = claims.frame_bits // 8
     kind = np.dtype(f"<{'i' if signed else 'u'}{bits // 8}")
+    data: bytes = dataset.PixelData
     pixels: Stored = np.frombuffer(data, kind, rows * columns, size * frame).reshape(rows, columns)
     used = int(dataset.get("BitsStored") or bits)
     if not 0 < used <= bits or dataset.get("HighBit", used - 1) != used - 1:
