@@ -263,7 +263,7 @@ def test_a_setting_that_a_paper_names_is_in_the_defaults(path):
     text = path.read_text()
     keys = set(known_keys())
     tables = {key.partition(".")[0] for key in keys if "." in key}
-    pattern = rf"`((?:{'|'.join(tables)})\.[a-z_]+)\b(?! *\()"
+    pattern = rf"`((?:{'|'.join(tables)})(?:\.[a-z_]+)+)\b(?! *\()"
     files = (".py", ".npy", ".sqlite", ".toml")
     named = {one for one in re.findall(pattern, text) if not one.endswith(files)}
     variables = set(re.findall(r"PETCT_INGEST_([A-Z_]+)=", text))
