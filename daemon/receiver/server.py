@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
@@ -75,7 +76,8 @@ def _open(
             receiver = Receiver(settings, offer, inherited)
         except OSError as error:
             words = _port_trouble(settings.receiver, error)
-            replace_file(trouble, f"{os.getpid()} {words}\n".encode())
+            with contextlib.suppress(OSError):  # a full disk: the log and `run` say it all the same
+                replace_file(trouble, f"{os.getpid()} {words}\n".encode())
             Notifier.from_environment().status(words)
             log.warning(
                 "port-unavailable",
