@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -156,23 +157,41 @@ class SpoolSettings(_Table):
 class RedisSettings(_Table):
     """The queue server."""
 
-    url: str | None = None
+    url: str | None = Field(default=None, repr=False)  # it may hold a password
     password_file: Path | None = None
     ca_file: Path | None = None
     memory_mb: int = Field(default=256, ge=16)
 
     @field_validator("url")
     @classmethod
-    def _has_a_scheme(cls, value: str | None) -> str | None:
-        if value is not None and not value.startswith(("redis://", "rediss://", "unix://")):
-            raise ValueError("it begins with redis://, rediss:// or unix://")
+    def _is_an_address(cls, value: str | None) -> str | None:
+        if value is not None:
+            if not value.startswith(("redis://", "rediss://", "unix://")):
+                raise ValueError("it begins with redis://, rediss:// or unix://")
+            try:
+                _ = urlsplit(value).port
+            except ValueError:  # its words quote a part of the address, perhaps of a password
+                raise ValueError(
+                    "no address such as redis://host:6379/0; what is special in a user or password"
+                    " is written %XX, or give redis.password_file"
+                ) from None
         return value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> RedisSettings:
+        if self.url is None and (self.password_file or self.ca_file):
+            raise ValueError("password_file and ca_file belong to a server of your own: give url")
+        if self.password_file and self.url and urlsplit(self.url).password:
+            raise ValueError("the password is given in url or in password_file, not in both")
+        if self.ca_file and self.url and not self.url.startswith("rediss://"):
+            raise ValueError("ca_file asks for a url that begins with rediss://")
+        return self
 
 
 class IndexSettings(_Table):
     """The metadata index."""
 
-    url: str | None = None
+    url: str | None = Field(default=None, repr=False)  # it may hold a password
 
 
 class FilingSettings(_Table):
@@ -239,6 +258,29 @@ class FilesSettings(_Table):
     folder_mode: Annotated[str, AfterValidator(_mode(0o700))] = "0750"
 
 
+class DeidentifySettings(_Table):
+    """What de-identification needs, for the sources that ask for it."""
+
+    seed_file: Path | None = None
+
+
+class LabelsSettings(_Table):
+    """Which labels a path of a dropped file carries."""
+
+    pattern: str = r"(?:^|/)(?P<subject>[^/]+)/imaging/(?P<session>[^/]+)/"
+
+    @field_validator("pattern")
+    @classmethod
+    def _is_a_pattern(cls, value: str) -> str:
+        try:
+            groups = re.compile(value).groupindex
+        except re.error as error:
+            raise ValueError(f"it is no regular expression: {error}") from None
+        if not {"subject", "session"} >= set(groups) or "subject" not in groups:
+            raise ValueError("it names the groups subject and, if there is one, session")
+        return value
+
+
 class LoggingSettings(_Table):
     """Structured logs, on stderr."""
 
@@ -254,9 +296,18 @@ class SourcePolicy(_Table):
     address: str | None = None
     folder: Path | None = None
     patient_id_prefix: str = ""
+    deidentify: Literal["off", "dicognito"] = "off"
+    patient_id: Literal["keep", "subject"] = "keep"
+
+    @classmethod
+    def nowhere(cls) -> SourcePolicy:
+        """The policy of what no source speaks of."""
+        return cls(folder=Path("/"))
 
     @model_validator(mode="after")
     def _names_a_source(self) -> SourcePolicy:
+        if self.patient_id == "subject" and self.deidentify == "off":
+            raise ValueError('patient_id = "subject" goes with deidentify = "dicognito"')
         if not (self.calling_ae or self.called_ae or self.address or self.folder):
             raise ValueError("a source needs calling_ae, called_ae, address or folder")
         return self
@@ -291,6 +342,8 @@ class Settings(BaseSettings):
     completeness: CompletenessSettings = CompletenessSettings()
     pairing: PairingSettings = PairingSettings()
     files: FilesSettings = FilesSettings()
+    deidentify: DeidentifySettings = DeidentifySettings()
+    labels: LabelsSettings = LabelsSettings()
     logging: LoggingSettings = LoggingSettings()
     sources: tuple[SourcePolicy, ...] = ()
 
@@ -316,6 +369,11 @@ class Settings(BaseSettings):
             return (WatchSettings(path=self.layout.inbox),)
         root = self.root.absolute()
         return tuple(one.model_copy(update={"path": root / one.path}) for one in self.watch)
+
+    @property
+    def seed_file(self) -> Path:
+        """The secret seed of de-identification."""
+        return self.root.absolute() / (self.deidentify.seed_file or "deidentify.seed")
 
     @property
     def index_url(self) -> str:
@@ -404,7 +462,14 @@ def load_settings(
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             raise UnknownKey(key, known_keys(), str(config or "the settings")) from None
-        raise BadValue(key, first.get("input"), first["msg"]) from None
+        raise BadValue(key, _shown(key, first.get("input")), first["msg"]) from None
+
+
+def _shown(key: str, value: object) -> object:
+    """Return what may be said of a bad value: addresses may hold a password."""
+    if isinstance(value, Mapping):
+        return sorted(value)
+    return "…" if key.endswith("url") and "@" in str(value) else value
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

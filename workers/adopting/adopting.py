@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from workers import clock
+from workers.adopting.origins import ADOPTED, Origin
 from workers.adopting.reading import ReadFile
 from workers.adopting.walking import Finding, FindingCode, FoundFile, Leaf
 from workers.errors import DataError
@@ -26,9 +27,6 @@ from workers.filing.rows import (
 from workers.header.facts import InstanceFacts
 from workers.index.engine import MetadataIndex
 from workers.index.tables import folder, instance, series
-
-ADOPTED = "adopted"
-"""In `series.last_boot`: adopted, and to be judged as soon as the whole tree is read."""
 
 _UIDS_A_QUERY = 500
 
@@ -70,9 +68,9 @@ def adopt_folder(
     archive: Path,
     leaf: Leaf,
     found: Sequence[ReadFile],
-    sources: dict[tuple[str, str], str],
+    origins: dict[tuple[str, str], Origin],
 ) -> Adoption:
-    """Commit what was read in one folder; `sources` tells where a (study, series) once came from.
+    """Commit what was read in one folder; `origins` is of each (study, series), from the journal.
 
     Headers say what an instance is, the folder says where it lies. Runs again with the same result.
     """
@@ -94,7 +92,7 @@ def adopt_folder(
                 words = "the same SOPInstanceUID twice in this folder"
                 done.findings.append(Finding(FindingCode.DUPLICATE, path, words))
                 continue
-            place = _place(connection, leaf, facts, sources, places, at)
+            place = _place(connection, leaf, facts, origins, places, at)
             if isinstance(place, DataError):
                 done.findings.append(Finding(FindingCode.NOT_ADOPTED, path, str(place)))
                 continue
@@ -125,16 +123,22 @@ def _place(
     connection: Connection,
     leaf: Leaf,
     facts: InstanceFacts,
-    sources: dict[tuple[str, str], str],
+    origins: dict[tuple[str, str], Origin],
     places: dict[tuple[str, str], Place | DataError],
     at: str,
 ) -> Place | DataError:
     key = (facts.study_instance_uid, facts.series_instance_uid)
     if key not in places:
-        source = sources.get(key, ADOPTED)
+        origin = origins.get(key, Origin())
         try:
             places[key], _ = place_adopted(
-                connection, facts, leaf.home, leaf.digits, source=source, at=at
+                connection,
+                facts,
+                leaf.home,
+                leaf.digits,
+                source=origin.source,
+                at=at,
+                labels=origin.labels,
             )
         except DataError as error:
             places[key] = error

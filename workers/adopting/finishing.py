@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection
 
 from config.settings import PairingSettings, Settings
 from workers import clock
-from workers.adopting.adopting import ADOPTED
+from workers.adopting.origins import ADOPTED
 from workers.completeness.judging import PairWish, judge_studies
 from workers.errors import PairDamaged
 from workers.filing.journal import read_facts
@@ -83,17 +83,6 @@ def restore_overrides(index: MetadataIndex, settings: Settings) -> None:
                 )
         if study_id is not None:
             judge_studies(index, settings, [study_id])
-
-
-def sources_of(archive: Path) -> dict[tuple[str, str], str]:
-    """Return where each (study, series) first came from, as the journal tells."""
-    return {
-        (fact["study"], fact["series"]): str(fact.get("source", ADOPTED))
-        for fact in read_facts(archive)
-        if fact.get("kind") == "source"
-        and isinstance(fact.get("study"), str)
-        and isinstance(fact.get("series"), str)
-    }
 
 
 def take_over_pairs(index: MetadataIndex, settings: Settings) -> int:

@@ -20,7 +20,7 @@ import sqlalchemy as sa
 
 from config.settings import Settings
 from workers.adopting.adopting import adopt_folder, known_files
-from workers.adopting.finishing import sources_of
+from workers.adopting.origins import origins_of
 from workers.adopting.reading import Readers, ReadFile, open_readers
 from workers.adopting.walking import Finding, FindingCode, FoundFile, Leaf, walk_tree
 from workers.identity import check_identity
@@ -86,7 +86,7 @@ def reindex(
     check_identity(archive, index.identities().archive, "archive")
     began = time.monotonic()
     report = ReindexReport()
-    sources = sources_of(archive)
+    origins = origins_of(archive)
     with open_readers(archive, processes) as readers:
         for one in _begun(index, archive, readers):
             if isinstance(one, Finding):
@@ -96,7 +96,7 @@ def reindex(
             report.findings += [item for item in read if isinstance(item, Finding)]
             found = [item for item in read if isinstance(item, ReadFile)]
             if found:
-                done = adopt_folder(index, archive, one.leaf, found, sources)
+                done = adopt_folder(index, archive, one.leaf, found, origins)
                 report.adopted += done.adopted
                 report.findings += done.findings
             report.folders += 1

@@ -14,11 +14,13 @@ from sqlalchemy.engine import Connection
 
 from workers.errors import DataError
 from workers.filing import names
+from workers.filing.labels import Labels
 from workers.header.facts import InstanceFacts
 from workers.index.engine import insert_new
 from workers.index.tables import component, folder, series, study
 
 _CLASH_ATTEMPTS = 100
+_NO_LABELS = Labels()
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,13 @@ class Place:
 
 
 def place_instance(
-    connection: Connection, facts: InstanceFacts, *, prefix: str, source: str, at: str
+    connection: Connection,
+    facts: InstanceFacts,
+    *,
+    prefix: str,
+    source: str,
+    at: str,
+    labels: Labels = _NO_LABELS,
 ) -> tuple[Place, bool]:
     """Find or make the place of an instance; tell whether its series is new.
 
@@ -47,7 +55,7 @@ def place_instance(
     patient = names.patient_name(facts.patient_id, facts.study_instance_uid, prefix)
     accession = names.accession_name(facts.accession_number, facts.study_instance_uid)
     study_id = _study(connection, facts, patient.value, at)
-    series_id, new = _series(connection, facts, study_id, source, at)
+    series_id, new = _series(connection, facts, study_id, source, at, labels)
     patient_component = _component(connection, "", patient)
     home = f"{patient_component}/{_component(connection, patient_component, accession)}"
     folder_id, digits = _folder(connection, facts, study_id, series_id, home)
@@ -55,7 +63,14 @@ def place_instance(
 
 
 def place_adopted(
-    connection: Connection, facts: InstanceFacts, home: str, digits: str, *, source: str, at: str
+    connection: Connection,
+    facts: InstanceFacts,
+    home: str,
+    digits: str,
+    *,
+    source: str,
+    at: str,
+    labels: Labels = _NO_LABELS,
 ) -> tuple[Place, bool]:
     """Make the place of an instance what it is: a delivery's own folders; tell whether its series
     is new.
@@ -66,7 +81,7 @@ def place_adopted(
     patient = names.patient_name(facts.patient_id, facts.study_instance_uid)
     accession = names.accession_name(facts.accession_number, facts.study_instance_uid)
     study_id = _study(connection, facts, patient.value, at)
-    series_id, new = _series(connection, facts, study_id, source, at)
+    series_id, new = _series(connection, facts, study_id, source, at, labels)
     patient_folder, _, accession_folder = home.partition("/")
     for parent, name, value in (
         ("", patient_folder, patient.value),
@@ -121,7 +136,12 @@ def _study(connection: Connection, facts: InstanceFacts, patient: str, at: str) 
 
 
 def _series(
-    connection: Connection, facts: InstanceFacts, study_id: int, source: str, at: str
+    connection: Connection,
+    facts: InstanceFacts,
+    study_id: int,
+    source: str,
+    at: str,
+    labels: Labels,
 ) -> tuple[int, bool]:
     new = insert_new(
         connection,
@@ -133,6 +153,8 @@ def _series(
         modality=facts.modality,
         frame_of_reference_uid=facts.frame_of_reference_uid,
         source=source,
+        subject=labels.subject,
+        session=labels.session,
         first_at=at,
         last_at=at,
     )

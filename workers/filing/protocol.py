@@ -20,21 +20,22 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from rq.timeouts import BaseTimeoutException
 
 from config.logs import get_logger
-from config.settings import Settings
+from config.settings import Settings, SourcePolicy
 from workers import clock, durable, rooted
 from workers.completeness.series import SeriesState
-from workers.errors import BadIdentity, DataError, IndexUnusable, StoreUnavailable
+from workers.errors import BadIdentity, DataError, Identifiable, IndexUnusable, StoreUnavailable
 from workers.filing import quarantine
-from workers.filing.examining import Skip, examine
+from workers.filing.examining import Instance, Skip, examine
 from workers.filing.journal import append_facts
+from workers.filing.labels import labels_of
 from workers.filing.linking import Linker, same_bytes, same_file
 from workers.filing.meeting import Homes, Meeting
 from workers.filing.placing import Place, place_instance
@@ -56,6 +57,9 @@ from workers.index.engine import MetadataIndex, insert_new_rows
 from workers.index.queries import SET_ASIDE
 from workers.index.tables import instance, series
 from workers.spool.batches import BatchSource, EntryName, read_source, remove_if_empty
+
+if TYPE_CHECKING:
+    from workers.deidentify.entry import EntryDeidentifier
 
 log = get_logger(__name__)
 
@@ -84,6 +88,7 @@ class Filer:
         self._identities = index.identities()
         self._linker = Linker(self._layout)
         self._meeting = Meeting(index, settings, self._linker)
+        self._deidentifier: EntryDeidentifier | None = None
 
     def file_entries(self, entries: Iterable[EntryName]) -> FilingReport:
         """File a batch; where it fails as a whole, entry by entry.
@@ -142,7 +147,7 @@ class Filer:
             works = self._take(names, stack, hand, report)
             if not works:
                 return
-            self._examine(works, hand)
+            self._examine(works, hand, stack)
             self._place(works)
             known = self._known(works)
             if known and self._settings.filing.duplicates == "replace":
@@ -152,8 +157,7 @@ class Filer:
             self._commit(works, again, report)
             for work in works:
                 if work.row is not None:
-                    work.path.unlink(missing_ok=True)
-                    hand.forget(work.identifier)
+                    self._let_go(work, hand)
         for work in again:  # another worker committed the same SOPInstanceUID first
             self._file([work.entry], hand, report)
 
@@ -163,7 +167,7 @@ class Filer:
         self, names: Sequence[EntryName], stack: ExitStack, hand: Hand, report: FilingReport
     ) -> list[Work]:
         works = []
-        sources: dict[str, BatchSource] = {}
+        sources: dict[str, tuple[BatchSource, SourcePolicy]] = {}
         for name in names:
             path = name.where(self._layout)
             file = lock_entry(path)
@@ -173,30 +177,52 @@ class Filer:
             stack.enter_context(file)
             if name.batch not in sources:
                 sources[name.batch] = self._source_of(name.batch)
-            works.append(Work(name, path, file, sources[name.batch]))
+            source, policy = sources[name.batch]
+            labels = labels_of(name.path, self._settings.labels.pattern)
+            works.append(Work(name, path, file, source, policy=policy, labels=labels))
         with self._index.read() as connection:
             done = known_arrivals(connection, [work.identifier for work in works])
         for work in works:
             if work.identifier in done:  # killed between commit and unlink
-                work.path.unlink(missing_ok=True)
-                hand.forget(work.identifier)
+                self._let_go(work, hand)
         return [work for work in works if work.identifier not in done]
 
-    def _source_of(self, batch: str) -> BatchSource:
+    def _let_go(self, work: Work, hand: Hand) -> None:
+        """Unlink an entry whose arrival the index knows."""
+        if work.policy.deidentify != "off":
+            self._deidentify_with().forget(work.identifier)
+        work.path.unlink(missing_ok=True)
+        hand.forget(work.identifier)
+
+    def _source_of(self, batch: str) -> tuple[BatchSource, SourcePolicy]:
+        """Return where a batch came from, and what is done with what comes from there."""
         try:
-            return read_source(self._layout, batch)
+            source = read_source(self._layout, batch)
         except (FileNotFoundError, ValueError, TypeError):  # it was deleted, or is damaged
             log.warning("batch-without-description", batch=batch)
-            return BatchSource(kind="folder")
+            return BatchSource(kind="folder"), self._strictest()
+        return source, self._settings.policy(
+            calling_ae=source.calling_ae,
+            called_ae=source.called_ae,
+            address=source.address,
+            folder=source.folder,
+        )
 
-    def _examine(self, works: Sequence[Work], hand: Hand) -> None:
+    def _strictest(self) -> SourcePolicy:
+        """Return the policy for a batch of nobody knows where: it may be one to de-identify."""
+        policy = SourcePolicy.nowhere()
+        if any(one.deidentify != "off" for one in self._settings.sources):
+            policy = policy.model_copy(update={"deidentify": "dicognito"})
+        return policy
+
+    def _examine(self, works: Sequence[Work], hand: Hand, stack: ExitStack) -> None:
         deadly = self._settings.filing.poison_deaths
         for work in works:
             try:
                 if hand.deaths(work.identifier) >= deadly:
                     raise _Poison(f"{deadly} workers died while they read it")
                 with hand.holding(work.identifier):
-                    result = examine(work.file, os.path.basename(work.entry.path), work.source)
+                    result = self._read(work, stack)
                 if isinstance(result, Skip):
                     work.becomes("skipped", reason=result.reason)
                 else:
@@ -205,6 +231,32 @@ class Filer:
                 quarantine_work(
                     self._layout.quarantine, work, "quarantined", error.code, str(error)
                 )
+
+    def _read(self, work: Work, stack: ExitStack) -> Instance | Skip:
+        """Examine an entry, de-identified first where its source asks for that."""
+        name = os.path.basename(work.entry.path)
+        result = examine(work.file, name, work.source)
+        if work.policy.deidentify == "off" or isinstance(result, Skip):
+            return result
+        subject = work.labels.subject if work.policy.patient_id == "subject" else None
+        if subject == "":
+            raise Identifiable("its path names no subject to take the place of the PatientID")
+        with_key = self._deidentify_with()
+        done = with_key.deidentify(work.path, work.file, work.identifier, subject)
+        if done.file is not work.file:
+            stack.enter_context(done.file)
+            work.file = done.file
+        work.received = done.received
+        return examine(work.file, name, work.source)
+
+    def _deidentify_with(self) -> EntryDeidentifier:
+        """Open the de-identifier when it is first needed: it makes the seed."""
+        if self._deidentifier is None:
+            # dicognito takes a third of a second to load
+            from workers.deidentify.entry import EntryDeidentifier
+
+            self._deidentifier = EntryDeidentifier(self._layout, self._settings.seed_file)
+        return self._deidentifier
 
     # 2. study, series, folder ---------------------------------------------------------------------
 
@@ -235,19 +287,14 @@ class Filer:
     ) -> Place | DataError:
         """Find or make the place of an entry; a new series' source is noted in `fresh`."""
         facts, source = work.instance.facts, work.source
-        policy = self._settings.policy(
-            calling_ae=source.calling_ae,
-            called_ae=source.called_ae,
-            address=source.address,
-            folder=source.folder,
-        )
         try:
             place, new = place_instance(
                 connection,
                 facts,
-                prefix=policy.patient_id_prefix,
+                prefix=work.policy.patient_id_prefix,
                 source=source.key,
                 at=clock.utc_now(),
+                labels=work.labels,
             )
         except DataError as error:
             return error
@@ -258,6 +305,7 @@ class Filer:
                     "study": facts.study_instance_uid,
                     "series": facts.series_instance_uid,
                     "source": source.key,
+                    **{key: text for key, text in asdict(work.labels).items() if text},
                 }
             )
         return place

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
-from dataclasses import asdict, dataclass
+import stat
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
 from config.logs import get_logger
+from config.settings import SourcePolicy
 from workers import clock, durable
+from workers.errors import Identifiable
 from workers.filing import quarantine
 from workers.filing.examining import Instance
+from workers.filing.labels import Labels
 from workers.filing.placing import Place
 from workers.filing.rows import ArrivalRow, KnownInstance
 from workers.header.read import announced_uid
@@ -36,6 +41,10 @@ class Work:
     replaces: KnownInstance | None = None
     received_at: str = ""
     """When it came into the spool: linking it into the tree will change its st_ctime."""
+    policy: SourcePolicy = field(default_factory=SourcePolicy.nowhere)
+    labels: Labels = field(default_factory=Labels)
+    received: str = ""
+    """Keyed digest of the data set as it was received, where it was de-identified."""
 
     def __post_init__(self) -> None:
         self.received_at = clock.utc_of(os.fstat(self.file.fileno()).st_ctime)
@@ -70,6 +79,11 @@ class Work:
             self.entry.batch,
         )
 
+    @property
+    def names_somebody(self) -> bool:
+        """Tell whether it is to be de-identified, and was not yet: nothing of it is told."""
+        return self.policy.deidentify != "off" and not self.received
+
     def becomes(self, outcome: str, *, code: str | None = None, reason: str | None = None) -> None:
         """Say what became of the entry; the row is committed with its batch."""
         found = self.found
@@ -80,18 +94,30 @@ class Work:
             at=clock.utc_now(),
             received_at=self.received_at,
             size=os.fstat(self.file.fileno()).st_size,
-            instance_uid=found.facts.sop_instance_uid if found else announced_uid(self.file),
-            dataset_sha256=found.digests.dataset if found else None,
+            instance_uid=self._told_uid(),
+            dataset_sha256=self.received or (found.digests.dataset if found else None),
             code=code,
             reason=reason,
         )
+
+    def _told_uid(self) -> str | None:
+        if self.names_somebody:
+            return None
+        return self.found.facts.sop_instance_uid if self.found else announced_uid(self.file)
 
 
 def lock_entry(path: Path) -> BinaryIO | None:
     """Open and lock an entry; None when it is busy, gone, or no file."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = durable.no_follow(os.fspath(path), os.O_RDONLY)
     except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):  # a link, a socket
+            return None
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
         return None
     file = open(descriptor, "rb")  # noqa: SIM115 - closed by the caller's stack
     try:
@@ -134,5 +160,7 @@ def quarantine_work(
         changed=changed,
     )
     quarantine.set_aside(place, work.path, words)
+    if work.names_somebody and code != Identifiable.code:
+        reason = f"{code}: in words beside the file in quarantine, for they may name somebody"
     work.becomes(outcome, code=code, reason=reason)
     log.warning("quarantined", entry=work.identifier, outcome=outcome, code=code)
