@@ -138,31 +138,41 @@ class Inflow:
             except TimeoutError:
                 if self._interrupted():
                     raise Interrupted from None
-                if time.monotonic() >= deadline:
-                    raise Hopeless("does not read our answers") from None
             except OSError as error:
                 raise ConnectionLost(error.strerror) from error
+            if view and time.monotonic() >= deadline:
+                raise Hopeless("does not read our answers")
 
     def _read(self) -> None:
+        while not self.comes():
+            pass
+
+    def comes(self) -> bool:
+        """Wait for a look's time; tell whether bytes came.
+
+        Raises ConnectionLost, Hopeless, Interrupted.
+        """
         if self._begin == self._end:
             self._begin = self._end = 0
+        since = time.monotonic()
         count = None
-        while count is None:
-            since = time.monotonic()
-            try:
-                count = self._connection.recv_into(self._view[self._end :])
-            except TimeoutError:
-                pass
-            except OSError as error:
-                raise ConnectionLost(error.strerror) from error
-            if count == 0:
-                raise ConnectionLost("closed")
-            if self._interrupted():
-                raise Interrupted
-            self._left -= time.monotonic() - since
-            if self._left <= 0:
-                raise Hopeless(self._patience)
+        try:
+            count = self._connection.recv_into(self._view[self._end :])
+        except TimeoutError:
+            pass
+        except OSError as error:
+            raise ConnectionLost(error.strerror) from error
+        if count == 0:
+            raise ConnectionLost("closed")
+        if self._interrupted():
+            raise Interrupted
+        self._left -= time.monotonic() - since
+        if self._left <= 0:
+            raise Hopeless(self._patience)
+        if count is None:
+            return False
         self._end += count
         self._gained += count
         if self._gained >= PROGRESS_BYTES and self._patience != "silent":
             self._go_on()
+        return True
