@@ -33,6 +33,14 @@ def die_with_parent(parent: int) -> None:
         os._exit(1)
 
 
+def keep_private() -> None:
+    """Let whatever this process makes be its user's alone.
+
+    What others may read (`files.mode`, `files.folder_mode`) is given its permissions one by one.
+    """
+    os.umask(0o077)
+
+
 def stop_on_signals() -> threading.Event:
     """Return an event that SIGTERM or SIGINT sets; a second signal ends the process at once.
 

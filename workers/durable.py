@@ -224,8 +224,8 @@ def write_whole(descriptor: int, data: bytes | memoryview) -> int:
 
 
 def no_follow(path: str, flags: int) -> int:
-    """Open what is no symbolic link: an opener for `open`."""
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC)
+    """Open what is no symbolic link, and wait for no pipe: an opener for `open`."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
 @functools.cache

@@ -36,7 +36,8 @@ def give_identity(store: Path, folder_mode: int = 0o700) -> str:
     identity = read_identity(store)
     if identity is None:
         identity = secrets.token_hex(16)
-        make_folders(store / ".petct", folder_mode)
+        make_folders(store, folder_mode)
+        make_folders(store / ".petct", folder_mode & ~0o022)  # ours alone to write, whoever files
         replace_file(store / ".petct" / "id", identity.encode() + b"\n", 0o644)
     return identity
 

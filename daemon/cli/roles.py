@@ -33,7 +33,10 @@ def run(
     acknowledged is safe in any case.
     """
     settings = settings_of(root, config, host=host, port=port)
+    from daemon.processes import keep_private
     from daemon.supervisor import run_all
+
+    keep_private()
 
     only = [name for name in roles.split(",") if name]
     run_all(settings, _options(root, config), only)
@@ -72,8 +75,10 @@ def work(
     if name not in ("filing", "pairing") or not (number.isdigit() or queue == name):
         raise typer.BadParameter("there are the queues filing and pairing", param_hint="queue")
     settings = settings_of(root, config)
+    from daemon.processes import keep_private
     from daemon.working import run_worker
 
+    keep_private()
     run_worker(settings, name)
 
 
@@ -89,8 +94,10 @@ def sweep(root: Root = None, config: Config = None) -> None:
 def valkey(root: Root = None, config: Config = None) -> None:
     """Run the private queue server alone, on a unix socket below the root."""
     settings = settings_of(root, config)
+    from daemon.processes import keep_private
     from daemon.valkey import run_valkey
 
+    keep_private()
     run_valkey(settings)
 
 
@@ -102,9 +109,10 @@ def _serve(
     `ready_when` is a file whose presence says that the role can be used.
     """
     from config.logs import get_logger
-    from daemon.processes import Heartbeat, Notifier, stop_on_signals
+    from daemon.processes import Heartbeat, Notifier, keep_private, stop_on_signals
 
     log = get_logger(__name__)
+    keep_private()
     stop = stop_on_signals()
     settings.layout.make_private()
 

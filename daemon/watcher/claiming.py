@@ -68,6 +68,15 @@ class _Opened:
     facts: os.stat_result
     lease: LeaseState
 
+    def may_become_ours(self, device: int) -> bool:
+        """Tell whether the inode itself may go into the spool, or only a copy of it.
+
+        Not with another link, and not while another user owns it: either could change it later.
+        """
+        facts = self.facts
+        mine = facts.st_uid == os.geteuid()
+        return facts.st_nlink == 1 and facts.st_dev == device and mine
+
     def undisturbed(self) -> bool:
         """Tell whether nobody writes, wrote or linked since it was opened."""
         now = os.fstat(self.descriptor)
@@ -192,7 +201,7 @@ class Claimer:
         """Rename a file into the batch, or aside where it must be copied: then return that path."""
         source = Path(self._full(found.path))
         with _opened(source, found.state) as file:
-            if file.facts.st_nlink > 1 or file.facts.st_dev != self._device:
+            if not file.may_become_ours(self._device):
                 return self._set_aside(batch.writer, found, file)
             os.fsync(file.descriptor)
             if not (file.undisturbed() and _is_at(source, file)):
@@ -206,7 +215,7 @@ class Claimer:
             target = entry.where(self._layout)
             kept = file.undisturbed() and _is_at(target, file)
             # between look and rename somebody opened, linked or replaced it: give it back
-            if not kept and _renamed_back(target, source):
+            if not kept and (_renamed_back(target, source) or _removed(target)):
                 raise _NotNow(Outcome.CHANGED)
         batch.adopted(entry)
         return None
@@ -216,7 +225,7 @@ class Claimer:
         claim = os.path.join(folder, claim_name(batch.name, name))
         source, aside = Path(self._full(found.path)), Path(self._full(claim))
         os.rename(source, aside)
-        if not _is_at(aside, file) and _renamed_back(aside, source):
+        if not _is_at(aside, file) and (_renamed_back(aside, source) or _removed(aside)):
             raise _NotNow(Outcome.CHANGED)  # it was replaced between look and rename
         return claim
 
@@ -386,6 +395,8 @@ def _opened(path: Path, state: FileState | None) -> Iterator[_Opened]:
         facts = os.fstat(descriptor)
         if not stat.S_ISREG(facts.st_mode) or (state is not None and state_of(facts) != state):
             raise _NotNow(Outcome.CHANGED)
+        if os.readlink(f"/proc/self/fd/{descriptor}") != os.fspath(path):  # a link led there
+            raise _NotNow(Outcome.CHANGED)
         lease = take_lease(descriptor)
         if lease is LeaseState.BUSY:
             raise _NotNow(Outcome.BUSY)
@@ -424,6 +435,18 @@ def _renamed_back(target: Path, source: Path) -> bool:
         durable.rename_new(target, source)
     except OSError:
         return False
+    return True
+
+
+def _removed(path: Path) -> bool:
+    """Remove what came in the place of a file and holds no data: a link, a pipe, a socket."""
+    try:
+        facts = os.lstat(path)
+        if stat.S_ISREG(facts.st_mode) or stat.S_ISDIR(facts.st_mode):
+            return False
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
     return True
 
 

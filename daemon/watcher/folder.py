@@ -241,6 +241,8 @@ class WatchedFolder:
     def _tell(self, findings: Findings) -> None:
         for path, error in findings.troubles.items():
             self._troubles.tell(f"folder {path}", "folder-unreadable", error, what=short(path))
+        for path, kind in findings.odd.items():
+            self._troubles.tell(f"odd {path}", "left-alone", what=short(path), kind=kind)
 
     def _claim(self, territory: Territory, now: float, stop: threading.Event) -> bool:
         """Claim what has settled, one batch; True when there may be more."""

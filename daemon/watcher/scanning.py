@@ -7,6 +7,7 @@ files take well under a second.
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -41,8 +42,20 @@ class Findings:
     folders: int = 0
     whole: bool = True
     """False when the caller had enough before the end; `hollow` is then empty."""
+    odd: dict[str, str] = field(default_factory=dict)
+    """What is neither file nor folder and so is never taken: path, and what it is; some of them."""
     troubles: dict[str, OSError] = field(default_factory=dict)
     """What could not be read, by path."""
+
+
+_MOST_ODD = 100
+_ODDITIES = (
+    (stat.S_ISLNK, "a symbolic link"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISBLK, "a device"),
+    (stat.S_ISCHR, "a device"),
+)
 
 
 class _Enough(Exception):
@@ -62,7 +75,7 @@ def scan(territory: Territory, note: Callable[[Found], bool], top: str = "") -> 
         folder = waiting.pop()
         found.folders += 1
         try:
-            if not _read_folder(territory, folder, note, states, waiting):
+            if not _read_folder(territory, folder, note, states, waiting, found.odd):
                 occupied.add(folder)
         except _Enough:
             found.whole = False
@@ -103,6 +116,7 @@ def _read_folder(
     note: Callable[[Found], bool],
     states: dict[str, FolderState],
     waiting: list[str],
+    odd: dict[str, str],
 ) -> bool:
     """Read one folder; True if it holds nothing but folders that are looked into."""
     inside = f"{folder}/" if folder else ""
@@ -121,6 +135,8 @@ def _read_folder(
                     file = _file(item, path)
                     if file is not None and not note(file):
                         raise _Enough
+                    if file is None and len(odd) < _MOST_ODD and (what := _oddity(item)):
+                        odd[path] = what
             except FileNotFoundError:
                 continue  # gone between listing and look
             only_folders = False
@@ -133,6 +149,14 @@ def _file(item: os.DirEntry[str], path: str) -> Found | None:
         return None
     state = state_of(item.stat(follow_symlinks=False))
     return Found(path, state, kind) if state else None
+
+
+def _oddity(item: os.DirEntry[str]) -> str | None:
+    """Name what is no regular file, unless its name alone excludes it."""
+    if kind_of_file(item.name) is NameKind.LEAVE:
+        return None
+    mode = item.stat(follow_symlinks=False).st_mode
+    return next((what for is_it, what in _ODDITIES if is_it(mode)), None)
 
 
 def _full(territory: Territory, path: str) -> str:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 
 from config.settings import Settings
+from workers import durable
 from workers.errors import IndexUnusable
 from workers.identity import give_identity, write_stores
 from workers.index import tables
@@ -81,6 +83,8 @@ def prepare_index(settings: Settings) -> MetadataIndex:
     with open(layout.locks / "migration", "ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         engine = _engine(settings)
+        if engine.dialect.name == "sqlite":
+            _give_mode(Path(engine.url.database or ""), layout.file_mode)
         found = current_revision(engine)
         if found != HEAD_REVISION:
             if found is not None and engine.dialect.name == "sqlite":
@@ -183,9 +187,22 @@ def _sqlite_engine(url: URL, *, foreign_keys: bool) -> Engine:
     return engine
 
 
+def _give_mode(path: Path, mode: int) -> None:
+    """Let a database be read by whom the settings say, before SQLite makes it.
+
+    By name: closing a descriptor of ours would end the locks that SQLite holds.
+    """
+    if not path.exists():
+        os.close(durable.create_new(path))  # an empty file is an empty database
+    for one in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
+        with suppress(FileNotFoundError):  # SQLite makes these like the file itself
+            one.chmod(mode)
+
+
 def _back_up(path: Path, revision: str) -> None:
     """Copy the whole database beside itself through SQLite's own backup."""
     target = path.with_name(f"{path.name}.before-migration-from-{revision}")
+    _give_mode(target, stat.S_IMODE(path.stat().st_mode))
     with (
         sqlite3.connect(path) as source,
         sqlite3.connect(target) as copy,
