@@ -194,11 +194,11 @@ def test_dcmtk_is_told_why_its_title_is_not_taken(
     assert printed in refused.stderr
     (rejected,) = facts_of(caplog, "association-rejected")
     assert rejected["code"] == code
-    assert rejected["address"] == "127.0.0.1"
+    refused = {"calling": "SCANNER", "called": "PETCT_INGEST"} | bad
+    assert rejected["source"] == f"{refused['calling']}>{refused['called']}@127.0.0.1"
     (note,) = take_notes(settings.layout)
-    assert (note.kind, note.source) == ("association-rejected", "127.0.0.1")
-    assert note.details == {name: rejected[name] for name in note.details}
-    assert note.details["code"] == code
+    assert (note.kind, note.source) == ("association-rejected", rejected["source"])
+    assert note.details == {"reason": rejected["reason"], "code": code}
 
 
 def test_an_address_that_is_not_allowed_is_closed_before_a_word(settings, caplog):
@@ -217,9 +217,9 @@ def test_an_address_that_is_not_allowed_is_closed_before_a_word(settings, caplog
             allowed.sendall(RELEASE_RQ)
             assert read_pdu(allowed)[0] == 6
     told = facts_of(caplog, "connection-refused")
-    assert told[0] == {"address": "127.0.0.1", "reason": "address-not-allowed"}
+    assert told[0] == {"source": "127.0.0.1", "reason": "address-not-allowed"}
     # the second one is counted when the receiver stops
-    assert told[1:] == [told[0] | {"times": 1}]
+    assert told[1:] == [told[0] | {"count": 1}]
 
 
 def test_an_ipv4_list_holds_on_a_socket_of_both_kinds(settings):
@@ -375,16 +375,13 @@ def test_a_flood_is_told_in_two_lines(caplog):
     notes = []
     told = Refusals(lambda *words, **facts: notes.append((words, facts)))
     for number in range(1000):
-        told.tell("association-rejected", "10.0.0.7", number / 100, why="w", calling_ae=str(number))
+        told.tell("association-rejected", "10.0.0.7", number / 100, why="w", source=f"{number}>U")
     told.tidy(59.9)
     assert len(notes) == 1
     told.tidy(60.0)
     assert notes == [
-        (("association-rejected", "10.0.0.7"), {"reason": "w", "calling_ae": "0"}),
-        (
-            ("association-rejected", "10.0.0.7"),
-            {"reason": "w", "calling_ae": "999", "times": 999},
-        ),
+        (("association-rejected", "0>U"), {"reason": "w"}),
+        (("association-rejected", "999>U"), {"reason": "w", "count": 999}),
     ]
     told.tidy(200.0)
     assert len(notes) == 2
@@ -393,7 +390,7 @@ def test_a_flood_is_told_in_two_lines(caplog):
 
 def test_a_flood_from_everywhere_is_bounded_too():
     notes = []
-    told = Refusals(lambda *words, **facts: notes.append(facts.get("times", 1)))
+    told = Refusals(lambda *words, **facts: notes.append(facts.get("count", 1)))
     for number in range(10_000):
         told.tell("connection-refused", f"10.0.{number // 250}.{number % 250}", 0.0, why="w")
     told.tidy(60.0)

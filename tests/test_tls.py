@@ -271,6 +271,17 @@ def test_a_rejection_goes_through_tls_too(secure, ours):
         assert echo(one.port, "-aet", "SCANNER", *shown(ours), *checking(ours)).returncode == 0
 
 
+def test_a_stop_ends_an_association_over_tls(secure, ours):
+    one = Receiver(secure(), print)
+    with secured(one.port, client_context(ours)) as peer:
+        peer.sendall(request_pdu())
+        assert read_tls_pdu(peer)[0] == 2
+        began = time.monotonic()
+        one.stop()
+        assert time.monotonic() - began < 5
+        assert read_tls_pdu(peer)[0] == 7
+
+
 # new certificates ---------------------------------------------------------------------------------
 
 

@@ -223,9 +223,8 @@ class Lobby:
                 one.address,
                 time.monotonic(),
                 why=verdict.words,
+                source=f"{asked.calling_ae}>{asked.called_ae}@{one.address}",
                 code=verdict.code,
-                calling_ae=asked.calling_ae,
-                called_ae=asked.called_ae,
             )
             self._leave(one, verdict.pdu)
             return

@@ -22,6 +22,8 @@ Facts = dict[str, str | int | float]
 class _Kind:
     until: float
     more: int = 0
+    source: str = ""
+    """Of the last one."""
     last: Facts = field(default_factory=dict)
 
 
@@ -32,18 +34,24 @@ class Refusals:
         self._note = note
         self._kinds: dict[tuple[str, str, str], _Kind] = {}
 
-    def tell(self, event: str, address: str, now: float, *, why: str, **facts: str | int) -> None:
-        """Tell a refusal, at once when it is the first of its kind; `now` is monotonic seconds."""
+    def tell(
+        self, event: str, address: str, now: float, *, why: str, source: str = "", **facts: str
+    ) -> None:
+        """Tell a refusal, at once when it is the first of its kind; `now` is monotonic seconds.
+
+        `source` says more of the peer than its address, where more is known.
+        """
+        source = source or address
         key = (event, address, why)
         if key not in self._kinds and len(self._kinds) >= MOST_KINDS:
             key = (event, "elsewhere", why)
         kind = self._kinds.get(key)
         if kind is None:
             self._kinds[key] = _Kind(now + SAME_SECONDS)
-            self._say(key, dict(facts))
+            self._say(key, source, dict(facts))
         else:
             kind.more += 1
-            kind.last = dict(facts)
+            kind.source, kind.last = source, dict(facts)
 
     def tidy(self, now: float) -> None:
         """Tell how many more there were of what began a minute ago."""
@@ -51,9 +59,9 @@ class Refusals:
             if now >= kind.until:
                 del self._kinds[key]
                 if kind.more:
-                    self._say(key, {**kind.last, "times": kind.more})
+                    self._say(key, kind.source, {**kind.last, "count": kind.more})
 
-    def _say(self, key: tuple[str, str, str], facts: Facts) -> None:
-        event, address, why = key
-        log.warning(event, address=address, reason=why, **facts)
-        self._note(event, address, reason=why, **facts)
+    def _say(self, key: tuple[str, str, str], source: str, facts: Facts) -> None:
+        event, _, why = key
+        log.warning(event, source=source, reason=why, **facts)
+        self._note(event, source, reason=why, **facts)
