@@ -14,8 +14,7 @@ import redis
 
 from config.logs import get_logger
 from config.settings import Settings
-from workers.errors import StoreUnavailable
-from workers.queues import connect, enqueue_filing
+from workers.queues import connect, enqueue_filing, why
 from workers.spool.batches import EntryName
 
 NAMES_LIMIT = 10_000
@@ -104,9 +103,7 @@ class Dispatcher:
                 self._connection = connect(self._settings)
             return None if enqueue_filing(self._connection, batch) else "the queue is full"
         except redis.RedisError as error:
-            return f"the queue server does not answer ({type(error).__name__})"
-        except StoreUnavailable as error:
-            return str(error)
+            return why(error)
         except Exception as error:  # this thread must live as long as entries come in
             log.exception("dispatch-failed")
             return f"unexpected error ({type(error).__name__})"

@@ -107,18 +107,13 @@ def _waiting(settings: Settings) -> int:
 
 
 def _depths(settings: Settings) -> tuple[dict[str, int], list[str]]:
-    connection = queues.connect(settings)
     try:
-        return queues.depths(connection), []
-    except redis.RedisError:
-        trouble = "does not answer: nothing is lost, but nothing is filed;"
-        if settings.redis.url:
-            words = f"the server at redis.url {trouble} start it, or correct redis.url"
-        else:
-            words = f"the embedded queue server {trouble} start `petct-ingest run`"
+        with queues.connect(settings) as connection:
+            return queues.depths(connection), []
+    except redis.RedisError as error:
+        todo = "start it, or correct [redis]" if settings.redis.url else "start `petct-ingest run`"
+        words = f"{queues.why(error)}: nothing is lost, but nothing is filed; {todo}"
         return dict.fromkeys(queues.QUEUES, 0), [words]
-    finally:
-        connection.close()
 
 
 def _store_troubles(settings: Settings, index: MetadataIndex) -> list[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import sqlalchemy as sa
 from config.layout import Layout
 from config.logs import get_logger
 from config.settings import Settings
+from daemon.committing import Committing
 from workers import clock, durable, queues
 from workers.completeness.judging import PairWish, judge_studies
 from workers.completeness.series import SeriesState
@@ -75,19 +77,13 @@ class Sweeper:
         self._pairs_asked = 0.0
         self._entries_asked = 0.0
         self._oldest: str | None = None
+        self._queue_trouble = ""
         self._entries_wait = _Patience()
         self._pairs_wait = _Patience()
 
     def tick(self, now: float) -> None:
         """Do everything that is due at `now` (monotonic seconds)."""
-        connection = queues.connect(self._settings)
-        try:
-            self._every("dispatch", 2.0, now, lambda: self._dispatch(connection, now))
-            self._every("pairs", 2.0, now, lambda: self._ask_for_due_pairs(connection, now))
-        except redis.RedisError as error:
-            log.debug("queue-away", error=type(error).__name__)
-        finally:
-            connection.close()
+        self._every("queues", 2.0, now, lambda: self._fill_queues(now))
         self._every("notes", 2.0, now, lambda: record_notes(self._index, self._layout))
         self.judge_quiet_series(now)
         self._every("interrupted", _SWEEP_SECONDS, now, self.judge_interrupted)
@@ -101,6 +97,23 @@ class Sweeper:
             action()
 
     # entries without a job ------------------------------------------------------------------------
+
+    def _fill_queues(self, now: float) -> None:
+        try:
+            with queues.connect(self._settings) as connection:
+                if not self._settings.redis.url and queues.is_full(connection):
+                    # ours alone, and all in it is a hint: jobs are made anew from spool and index
+                    connection.flushall()
+                    log.warning("queue-server-emptied", reason="its memory was full")
+                self._dispatch(connection, now)
+                self._ask_for_due_pairs(connection, now)
+            if self._queue_trouble:
+                log.info("queue-server-answers-again")
+            self._queue_trouble = ""
+        except redis.RedisError as error:
+            if queues.why(error) != self._queue_trouble:
+                self._queue_trouble = queues.why(error)
+                log.warning("queue-server-unusable", reason=self._queue_trouble)
 
     def _dispatch(self, connection: redis.Redis, now: float) -> None:
         """Queue waiting entries when the queue has nothing to do, or after ten minutes.
@@ -305,8 +318,7 @@ class Sweeper:
 
 def run_sweeper(settings: Settings, stop: threading.Event) -> None:
     """Sweep until `stop` is set; prepares the index first."""
-    index = prepare_index(settings)
-    try:
+    with closing(prepare_index(settings)) as index, Committing(index, settings) as committing:
         sweeper = Sweeper(index, settings)
         sweeper.finish_exchanges()
         sweeper.judge_waiting_pairs()
@@ -315,9 +327,8 @@ def run_sweeper(settings: Settings, stop: threading.Event) -> None:
                 sweeper.tick(clock.monotonic())
             except (OSError, sa.exc.DBAPIError) as error:  # a passing trouble: the next tick tries
                 log.warning("sweep-failed", error=type(error).__name__)
+            committing.check()
             stop.wait(_TICK_SECONDS)
-    finally:
-        index.close()
 
 
 def _temporary(layout: Layout) -> list[Path]:

@@ -27,12 +27,19 @@ from config.settings import Settings
 from daemon.errors import QueueServerAway
 from daemon.processes import Heartbeat, Notifier, die_with_parent
 from workers.queues import (
+    FAILURE_SECONDS,
     FILING,
+    JOB_FIELDS,
     JOB_NAMES,
+    JOB_SECONDS,
     JOB_VERSION,
+    MOST_TRIES,
     PAIRING,
     connect,
     flush_foreign,
+    is_job_name,
+    job_is_ours,
+    why,
     worker_is_dead,
 )
 
@@ -42,34 +49,73 @@ WORKER_TTL_SECONDS = 30
 MAINTENANCE_SECONDS = 10
 _WAIT_SECONDS = 0.1
 _WAIT_LOG_SECONDS = 5.0
+_REFUSED_WAIT_SECONDS = 2.0
+_JUST_AWAY = why(redis.ConnectionError())
+_OTHER_SECONDS = 60
 
 log = get_logger(__name__)
 
 
 class PlainJob(Job):
-    """A job that is one call of a function: its callbacks and webhooks are not heard."""
+    """A job that is one call of a function, and nothing else that Redis says of it.
+
+    Callbacks, webhooks and dependencies are not even read; limits are our own.
+    """
+
+    def refresh(self) -> None:
+        values = cast("list[bytes | None]", self.connection.hmget(self.key, list(JOB_FIELDS)))
+        found = {name: value for name, value in zip(JOB_FIELDS, values, strict=True) if value}
+        if "data" not in found:
+            raise NoSuchJobError(f"no such job: {self.key}")
+        try:
+            self.restore(found)
+        except (ValueError, TypeError, ArithmeticError) as error:  # a time or state that is none
+            raise NoSuchJobError(f"a damaged job: {self.key}") from error
 
     def restore(self, raw_data: Any) -> Any:
-        restored = super().restore(raw_data)
-        self._success_callback_name = None
-        self._failure_callback_name = None
-        self._stopped_callback_name = None
-        self.webhooks = []
-        self.repeats_left = None
+        restored = super().restore(
+            {name: raw_data[name] for name in JOB_FIELDS if name in raw_data}
+        )
+        self.timeout = JOB_SECONDS.get(self._function(), _OTHER_SECONDS)
+        self.result_ttl, self.failure_ttl = 0, FAILURE_SECONDS
+        if self.retries_left is not None:
+            self.retries_left = min(self.retries_left, MOST_TRIES)
         return restored
+
+    def _function(self) -> str:
+        try:
+            return str(self.func_name)
+        except (DeserializationError, TypeError, ValueError):
+            return ""
 
 
 class WatchedQueue(Queue):
-    """A queue whose server's absence ends the worker, where RQ would wait for up to a minute."""
+    """A queue out of which only our own jobs come.
+
+    Its server's absence ends the worker, where RQ would wait for up to a minute.
+    """
 
     job_class = PlainJob
+    is_ours = staticmethod(job_is_ours)
+
+    @classmethod
+    def lmove(cls, connection: redis.Redis, queue_key: str, timeout: int | None) -> Any:
+        """Take the next job that is ours (it lies in the intermediate list then); drop others."""
+        while (found := super().lmove(connection, queue_key, timeout)) is not None:
+            job = cast(bytes, found[1])
+            if cls.is_ours(connection, job):
+                break
+            if connection.delete(b"rq:job:" + job) or not is_job_name(job):
+                log.warning("foreign-job-dropped", queue=queue_key.rpartition(":")[2])
+            connection.lrem(f"{queue_key}:intermediate", 0, job)  # type: ignore[arg-type]
+        return found
 
     @classmethod
     def dequeue_any(cls, queues: Iterable[Queue], *args: Any, **kwargs: Any) -> Any:
         try:
             return super().dequeue_any(queues, *args, **kwargs)
         except redis.ConnectionError as error:
-            raise QueueServerAway("the queue server went away") from error
+            raise QueueServerAway(why(error)) from error
 
 
 class _AllowListed(BaseWorker):
@@ -89,6 +135,7 @@ class _AllowListed(BaseWorker):
             log_job_description=False,
         )
         self.alive_until = time.monotonic() + WORKER_TTL_SECONDS
+        self.trouble = "the queue server went away"
 
     @property
     def was_told_to_stop(self) -> bool:
@@ -123,11 +170,25 @@ class _AllowListed(BaseWorker):
         self.alive_until = time.monotonic() + (timeout or self.worker_ttl + 60)
         try:
             super().heartbeat(timeout, pipeline)
-        except redis.ConnectionError as error:
-            raise QueueServerAway("the queue server went away") from error
+        except redis.RedisError as error:
+            self.trouble = why(error)
+            raise QueueServerAway(self.trouble) from error
+
+    def dequeue_job_and_maintain_ttl(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().dequeue_job_and_maintain_ttl(*args, **kwargs)
+        except redis.RedisError as error:  # RQ would end without a word
+            self.trouble = why(error)
+            raise
+        except QueueServerAway as error:
+            self.trouble = str(error)
+            raise
 
     def run_maintenance_tasks(self) -> None:
-        super().run_maintenance_tasks()  # type: ignore[no-untyped-call]
+        try:
+            super().run_maintenance_tasks()  # type: ignore[no-untyped-call]
+        except (ValueError, TypeError) as error:  # somebody wrote into RQ's lists what is no job
+            log.warning("maintenance-failed", error=type(error).__name__)
         for queue in self.queues:
             requeue_orphans(queue)
 
@@ -170,13 +231,15 @@ def requeue_orphans(queue: Queue) -> int:
     connection, registry = queue.connection, queue.started_job_registry
     found = 0
     for execution in cast("list[bytes]", connection.zrange(registry.key, 0, -1)):
-        if not worker_is_dead(connection, execution.decode()):
+        if not worker_is_dead(connection, execution.decode(errors="replace")):
             continue
         if not connection.zrem(registry.key, execution):
             continue  # another worker was quicker
         try:
             job = PlainJob.fetch(
-                registry.parse_job_id(execution.decode()), connection, queue.serializer
+                registry.parse_job_id(execution.decode(errors="replace")),
+                connection,
+                queue.serializer,
             )
         except NoSuchJobError:
             continue
@@ -192,27 +255,34 @@ def requeue_orphans(queue: Queue) -> int:
     return found
 
 
-def wait_for_server(connection: redis.Redis) -> None:
-    """Wait until the queue server answers; a role never starts one."""
+def wait_for_server(settings: Settings) -> redis.Redis:
+    """Wait until the queue server answers, and return a client; a role never starts a server."""
     began = time.monotonic()
-    told = False
+    told = ""
     while True:
+        connection = None
         try:
+            connection = connect(settings)
             connection.ping()
-            return
-        except (redis.ConnectionError, redis.TimeoutError):
-            if not told and time.monotonic() - began > _WAIT_LOG_SECONDS:
-                log.warning("queue-server-awaited")
-                told = True
-            time.sleep(_WAIT_SECONDS)
+            return connection
+        except redis.RedisError as error:
+            if connection is not None:
+                connection.close()
+            reason = why(error)
+        plain = reason == _JUST_AWAY  # it may be starting this moment
+        if reason != told and not (plain and time.monotonic() - began < _WAIT_LOG_SECONDS):
+            log.warning("queue-server-awaited", reason=reason)
+            told = reason
+        time.sleep(_WAIT_SECONDS if plain else _REFUSED_WAIT_SECONDS)
 
 
 def make_worker(settings: Settings, queue: str) -> FilingWorker | PairingWorker:
     """Wait for the server, clear out what is not ours, and return the worker of a queue."""
-    connection = connect(settings)
+    connection = wait_for_server(settings)
     try:
-        wait_for_server(connection)
         flush_foreign(connection)
+    except redis.RedisError as error:
+        raise QueueServerAway(why(error)) from error
     finally:
         connection.close()
     kind = FilingWorker if queue == FILING else PairingWorker
@@ -245,8 +315,8 @@ def work(worker: FilingWorker | PairingWorker) -> None:
     with Heartbeat(Notifier.from_environment(), worker.check, lambda: f"works on {name}"):
         try:
             worker.work(logging_level="CRITICAL" if quiet else "DEBUG")
-        except (redis.ConnectionError, redis.TimeoutError) as error:
-            raise QueueServerAway("the queue server went away") from error
+        except redis.RedisError as error:
+            raise QueueServerAway(why(error)) from error
     if not worker.was_told_to_stop:
-        raise QueueServerAway("the queue server went away")
+        raise QueueServerAway(worker.trouble)
     log.info("worker-stopped", queue=name)

@@ -106,14 +106,12 @@ def ask_for_pairs(settings: Settings, wishes: Sequence[PairWish]) -> None:
     """Queue pairs; a server that is away is no harm, the sweeper asks again."""
     if not wishes:
         return
-    connection = queues.connect(settings)
     try:
-        for wish in wishes:
-            queues.enqueue_pairing(connection, wish.pair_id, wish.generation)
+        with queues.connect(settings) as connection:
+            for wish in wishes:
+                queues.enqueue_pairing(connection, wish.pair_id, wish.generation)
     except redis.RedisError as error:
-        log.warning("pairs-not-queued", pairs=len(wishes), error=type(error).__name__)
-    finally:
-        connection.close()
+        log.warning("pairs-not-queued", pairs=len(wishes), reason=queues.why(error))
 
 
 def _entries(settings: Settings, batches: Mapping[str, Any]) -> Iterator[EntryName]:

@@ -8,28 +8,26 @@ in Redis.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
+import re
 import socket
-import stat
 import zlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from pathlib import Path
 from typing import Any, cast
 
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry as ConnectionRetry
 from rq import Queue, Retry
 from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
-from config.layout import Layout
-from config.settings import Settings
-from workers.errors import StoreUnavailable
+from workers.queue_server import QueueUnusable as QueueUnusable
+from workers.queue_server import connect as connect
+from workers.queue_server import make_socket_folder as make_socket_folder
+from workers.queue_server import remove_socket_folder as remove_socket_folder
+from workers.queue_server import socket_path as socket_path
+from workers.queue_server import why as why
 from workers.spool.batches import EntryName
 
 FILING = "filing"
@@ -47,82 +45,22 @@ JOB_VERSION = 1
 QUEUED_JOBS_LIMIT = 50
 """A queue with so many waiting jobs takes no more."""
 
-_FILING_SECONDS = 600
-_PAIRING_SECONDS = 1800
-_FAILURE_SECONDS = 600
-_COMMAND_SECONDS = 2.0
-_CONNECT_SECONDS = 1.0
-_SOCKET_PATH_BYTES = 100
+MOST_TRIES = 3
+FAILURE_SECONDS = 600
+JOB_SECONDS = {FILE_ENTRIES: 600, PAIR_STUDY: 1800}
+"""How long a job may take; what stands in Redis about it is not believed."""
+
 _JOB_BYTES = 1 << 20
+_FLUSH_JOBS = 1000
+_JOB_ID = re.compile(rb"[0-9A-Za-z-]{1,64}")
+_BATCH = re.compile(r"[^/.\0][^/\0]{0,254}")
+_ENTRY = re.compile(r"[0-9a-f]{32}")
 
-
-def socket_path(layout: Layout) -> Path:
-    """Return where the embedded server listens: `run/valkey.sock`, or a short path in its place.
-
-    A socket's path holds 107 bytes (unix(7)).
-    """
-    path = layout.run / "valkey.sock"
-    if len(os.fsencode(path)) <= _SOCKET_PATH_BYTES:
-        return path
-    digits = hashlib.blake2b(os.fsencode(layout.run), digest_size=8).hexdigest()
-    # not TMPDIR or XDG_RUNTIME_DIR: every process of an installation must find the same place
-    return Path(f"/tmp/petct-ingest-{digits}/valkey.sock")  # noqa: S108 - made 0700, checked
-
-
-def make_socket_folder(layout: Layout) -> Path:
-    """Make the folder of the embedded server's socket (0700) if need be; return the socket's path.
-
-    Raises
-    ------
-    StoreUnavailable
-        The folder exists and belongs to somebody else, or others may write to it.
-    """
-    path = socket_path(layout)
-    path.parent.mkdir(mode=0o700, exist_ok=True)
-    _check_socket_folder(layout, path.parent)
-    return path
-
-
-def remove_socket_folder(layout: Layout) -> None:
-    """Remove the folder in /tmp that stood in for a path too long, once its server has ended."""
-    path = socket_path(layout)
-    if path.parent != layout.run:
-        with suppress(OSError):  # never made, or another server is quicker
-            path.unlink(missing_ok=True)
-            path.parent.rmdir()
-
-
-def _check_socket_folder(layout: Layout, folder: Path) -> None:
-    """Refuse a folder in /tmp that another user laid out for us."""
-    if folder == layout.run:
-        return
-    facts = os.lstat(folder)
-    owner = os.stat(layout.run).st_uid
-    if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != owner or facts.st_mode & 0o077:
-        raise StoreUnavailable(
-            f"{folder} must belong to the user who owns {layout.run}, with mode 0700: remove it"
-        )
-
-
-def connect(settings: Settings) -> redis.Redis:
-    """Return a client of the queue server; it connects when first used and gives up within seconds.
-
-    Raises
-    ------
-    StoreUnavailable
-        The folder of the embedded server's socket is not ours.
-    """
-    options: dict[str, Any] = {
-        "socket_timeout": _COMMAND_SECONDS,
-        "socket_connect_timeout": _CONNECT_SECONDS,
-        "retry": ConnectionRetry(NoBackoff(), 0),
-    }
-    if settings.redis.url:
-        return redis.Redis.from_url(settings.redis.url, **options)
-    path = socket_path(settings.layout)
-    if path.parent.exists():
-        _check_socket_folder(settings.layout, path.parent)
-    return redis.Redis(unix_socket_path=str(path), **options)
+JOB_FIELDS = (
+    "data", "created_at", "enqueued_at", "started_at", "origin", "status", "worker_name",
+    "last_heartbeat", "timeout", "result_ttl", "failure_ttl", "number_of_retries", "retries_left",
+)  # fmt: skip
+"""All that is ever read of a job; no callback, no webhook and no dependency is among it."""
 
 
 def enqueue_filing(connection: redis.Redis, entries: Sequence[EntryName]) -> bool:
@@ -140,7 +78,7 @@ def enqueue_filing(connection: redis.Redis, entries: Sequence[EntryName]) -> boo
         batches[entry.batch].append(entry.identifier)
     arguments = {"version": JOB_VERSION, "batches": dict(batches)}
     words = f"file {len(entries)} entries"
-    return _enqueue(connection, FILING, FILE_ENTRIES, arguments, words, _FILING_SECONDS)
+    return _enqueue(connection, FILING, FILE_ENTRIES, arguments, words)
 
 
 def enqueue_pairing(connection: redis.Redis, study_key: int, generation: int) -> bool:
@@ -153,7 +91,7 @@ def enqueue_pairing(connection: redis.Redis, study_key: int, generation: int) ->
     """
     arguments = {"version": JOB_VERSION, "pair": study_key, "generation": generation}
     words = f"pair {study_key}, generation {generation}"
-    return _enqueue(connection, PAIRING, PAIR_STUDY, arguments, words, _PAIRING_SECONDS)
+    return _enqueue(connection, PAIRING, PAIR_STUDY, arguments, words)
 
 
 def _enqueue(
@@ -162,7 +100,6 @@ def _enqueue(
     function: str,
     arguments: Mapping[str, Any],
     words: str,
-    seconds: int,
 ) -> bool:
     queue = Queue(name, connection=connection, serializer=JSONSerializer)
     if queue.count >= QUEUED_JOBS_LIMIT:
@@ -171,10 +108,10 @@ def _enqueue(
         function,
         kwargs=dict(arguments),
         description=words,
-        timeout=seconds,
+        timeout=JOB_SECONDS[function],
         result_ttl=0,
-        failure_ttl=_FAILURE_SECONDS,
-        retry=Retry(max=3),
+        failure_ttl=FAILURE_SECONDS,
+        retry=Retry(max=MOST_TRIES),
     )
     return True
 
@@ -189,28 +126,86 @@ def idle(connection: redis.Redis, queue: str) -> bool:
     return not _queued(connection, queue) and not _started(connection, queue)
 
 
+def is_full(connection: redis.Redis) -> bool:
+    """Tell whether the server's memory is used up, so that it takes nothing more."""
+    facts = cast("dict[str, int]", connection.info("memory"))
+    return 0 < facts["maxmemory"] <= facts["used_memory"]
+
+
 def flush_foreign(connection: redis.Redis) -> int:
     """Drop waiting jobs of another version or another program; return how many."""
-    dropped = 0
-    for name in QUEUES:
-        queue = Queue(name, connection=connection, serializer=JSONSerializer)
-        for job in queue.get_job_ids():
-            data = cast(bytes | None, connection.hget(f"rq:job:{job}", "data"))
-            if not is_ours(data):
-                connection.lrem(queue.key, 0, job)
-                connection.delete(f"rq:job:{job}")
-                dropped += 1
+    return sum(
+        _flush(connection, key)
+        for name in QUEUES
+        for key in (f"rq:queue:{name}", f"rq:queue:{name}:intermediate")
+    )
+
+
+def _flush(connection: redis.Redis, key: str) -> int:
+    """Drop what is not ours from a list of jobs, a bounded piece at a time."""
+    dropped = at = 0
+    while jobs := cast("list[bytes]", connection.lrange(key, at, at + _FLUSH_JOBS - 1)):
+        foreign = [job for job in jobs if not job_is_ours(connection, job)]
+        for job in foreign:
+            connection.lrem(key, 1, job)  # type: ignore[arg-type]  # a forged one may be no text
+            connection.delete(b"rq:job:" + job)
+        dropped += len(foreign)
+        at += len(jobs) - len(foreign)
     return dropped
+
+
+def job_is_ours(connection: redis.Redis, job: bytes) -> bool:
+    """Tell whether a queued job is a call that this version makes; it is read only if it is small.
+
+    Raises redis.RedisError when the server is away.
+    """
+    if not is_job_name(job):
+        return False
+    key = b"rq:job:" + job
+    try:
+        with connection.pipeline(transaction=False) as pipeline:
+            for field in JOB_FIELDS:
+                pipeline.hstrlen(key, field)
+            sizes = pipeline.execute()
+        if sum(sizes) > _JOB_BYTES:
+            return False
+        return is_ours(cast(bytes | None, connection.hget(key, "data")))
+    except redis.ResponseError as error:
+        if "WRONGTYPE" in str(error):
+            return False  # no job at all lies there
+        raise
+
+
+def is_job_name(job: bytes) -> bool:
+    """Tell whether a job may be called so; what RQ makes is."""
+    return _JOB_ID.fullmatch(job) is not None
 
 
 def is_ours(data: bytes | None) -> bool:
     """Tell whether the raw data of a job is a call that this version makes; never unpickles."""
     try:
         plain = zlib.decompressobj().decompress(data or b"", _JOB_BYTES)
-        function, _, positional, arguments = json.loads(plain)
-        return function in JOB_NAMES and not positional and arguments.get("version") == JOB_VERSION
-    except (zlib.error, ValueError, TypeError, AttributeError, RecursionError):
-        return False
+        function, instance, positional, arguments = json.loads(plain)
+        if instance is not None or positional != [] or arguments.pop("version") != JOB_VERSION:
+            return False
+        if function == FILE_ENTRIES:
+            return arguments.keys() == {"batches"} and _are_batches(arguments["batches"])
+        if function == PAIR_STUDY:
+            numbers = arguments.keys() == {"pair", "generation"}
+            return numbers and all(type(number) is int for number in arguments.values())
+    except (zlib.error, ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        pass
+    return False
+
+
+def _are_batches(batches: Any) -> bool:
+    """Tell whether these are names of batches, each with identifiers of entries."""
+    return isinstance(batches, dict) and all(
+        _BATCH.fullmatch(batch)
+        and isinstance(entries, list)
+        and all(isinstance(entry, str) and _ENTRY.fullmatch(entry) for entry in entries)
+        for batch, entries in batches.items()
+    )
 
 
 def _queued(connection: redis.Redis, name: str) -> int:
@@ -227,7 +222,10 @@ def _started(connection: redis.Redis, name: str) -> int:
     # not through the registry's own methods: they requeue and fail jobs, which is a worker's task
     alive = "(" + str(_server_seconds(connection))
     executions = cast("list[bytes]", connection.zrangebyscore(registry.key, alive, "+inf"))
-    return sum(not worker_is_dead(connection, execution.decode()) for execution in executions)
+    return sum(
+        not worker_is_dead(connection, execution.decode(errors="replace"))
+        for execution in executions
+    )
 
 
 def _server_seconds(connection: redis.Redis) -> int:
@@ -241,15 +239,15 @@ def worker_is_dead(connection: redis.Redis, execution: str) -> bool:
         return False
     facts = cast(
         "list[bytes | None]",
-        connection.hmget(f"rq:worker:{worker.decode()}", ["hostname", "pid"]),
+        connection.hmget(f"rq:worker:{worker.decode(errors='replace')}", ["hostname", "pid"]),
     )
     host, pid = facts
-    if not host or not pid or host.decode() != socket.gethostname() or not pid.isdigit():
+    if not host or not pid or host != socket.gethostname().encode() or not pid.isdigit():
         return False
     try:
         os.kill(int(pid), 0)
     except ProcessLookupError:
         return True
-    except (PermissionError, OverflowError):
+    except (PermissionError, OverflowError, ValueError):
         return False
     return False

@@ -1,0 +1,149 @@
+"""Reach the queue server: the embedded one on its private socket, or one of your own.
+
+A password stands in a file and never in a message; neither does the address, which may hold one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import ssl
+import stat
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry as ConnectionRetry
+
+from config.layout import Layout
+from config.settings import Settings
+from workers.errors import StoreUnavailable
+
+_COMMAND_SECONDS = 2.0
+_CONNECT_SECONDS = 1.0
+_SOCKET_PATH_BYTES = 100
+_PASSWORD_BYTES = 4096
+
+
+class QueueUnusable(StoreUnavailable, redis.ConnectionError):
+    """The queue server cannot be reached as configured; the message says what to mend."""
+
+
+def socket_path(layout: Layout) -> Path:
+    """Return where the embedded server listens: `run/valkey.sock`, or a short path in its place.
+
+    A socket's path holds 107 bytes (unix(7)).
+    """
+    path = layout.run / "valkey.sock"
+    if len(os.fsencode(path)) <= _SOCKET_PATH_BYTES:
+        return path
+    digits = hashlib.blake2b(os.fsencode(layout.run), digest_size=8).hexdigest()
+    # not TMPDIR or XDG_RUNTIME_DIR: every process of an installation must find the same place
+    return Path(f"/tmp/petct-ingest-{digits}/valkey.sock")  # noqa: S108 - made 0700, checked
+
+
+def make_socket_folder(layout: Layout) -> Path:
+    """Make the folder of the embedded server's socket (0700) if need be; return the socket's path.
+
+    Raises
+    ------
+    QueueUnusable
+        The folder exists and belongs to somebody else, or others may write to it.
+    """
+    path = socket_path(layout)
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    _check_socket_folder(layout, path.parent)
+    return path
+
+
+def remove_socket_folder(layout: Layout) -> None:
+    """Remove the folder in /tmp that stood in for a path too long, once its server has ended."""
+    path = socket_path(layout)
+    if path.parent != layout.run:
+        with suppress(OSError):  # never made, or another server is quicker
+            path.unlink(missing_ok=True)
+            path.parent.rmdir()
+
+
+def _check_socket_folder(layout: Layout, folder: Path) -> None:
+    """Refuse a folder in /tmp that another user laid out for us."""
+    if folder == layout.run:
+        return
+    facts = os.lstat(folder)
+    owner = os.stat(layout.run).st_uid
+    if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != owner or facts.st_mode & 0o077:
+        raise QueueUnusable(
+            f"{folder} must belong to the user who owns {layout.run}, with mode 0700: remove it"
+        )
+
+
+def connect(settings: Settings) -> redis.Redis:
+    """Return a client of the queue server; it connects when first used and gives up within seconds.
+
+    Raises
+    ------
+    QueueUnusable
+        The folder of the embedded server's socket is not ours; the password or the CA file of
+        another server cannot be read.
+    """
+    options: dict[str, Any] = {
+        "socket_timeout": _COMMAND_SECONDS,
+        "socket_connect_timeout": _CONNECT_SECONDS,
+        "retry": ConnectionRetry(NoBackoff(), 0),
+    }
+    if settings.redis.url:
+        options |= _credentials(settings)
+        return redis.Redis.from_url(settings.redis.url, **options)
+    path = socket_path(settings.layout)
+    if path.parent.exists():
+        _check_socket_folder(settings.layout, path.parent)
+    return redis.Redis(unix_socket_path=str(path), **options)
+
+
+def _credentials(settings: Settings) -> dict[str, Any]:
+    """Read what redis.password_file and redis.ca_file name."""
+    found: dict[str, Any] = {}
+    given, root = settings.redis, settings.layout.root
+    try:
+        if given.password_file is not None:
+            with open(root / given.password_file, "rb") as file:
+                found["password"] = file.read(_PASSWORD_BYTES).decode().rstrip("\r\n")
+            if not found["password"]:
+                raise QueueUnusable("the file redis.password_file is empty")
+        if given.ca_file is not None:
+            with open(root / given.ca_file, "rb"):
+                found["ssl_ca_certs"] = os.fspath(root / given.ca_file)
+    except OSError as error:
+        raise QueueUnusable(f"[redis] {error.filename}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise QueueUnusable("redis.password_file holds no text") from error
+    return found
+
+
+def why(error: BaseException) -> str:
+    """Say in words why the server could not be used; no address and no password is in them."""
+    if isinstance(error, QueueUnusable):
+        return str(error)
+    for kind, words in (
+        (redis.AuthenticationError, "the queue server refuses our password (redis.password_file)"),
+        (redis.exceptions.AuthorizationError, "the queue server does not let our user do this"),
+        (redis.exceptions.NoPermissionError, "the queue server does not let our user do this"),
+        (redis.OutOfMemoryError, "the queue server's memory is full"),
+        (redis.ReadOnlyError, "the queue server is a read-only replica"),
+        (redis.BusyLoadingError, "the queue server is still loading"),
+        (redis.TimeoutError, "the queue server does not answer in time"),
+    ):
+        if isinstance(error, kind):
+            return words
+    cause = error.__cause__ or error.__context__
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return (
+            f"the queue server's certificate is not trusted: {cause.verify_message} (redis.ca_file)"
+        )
+    if isinstance(cause, ssl.SSLError):
+        return "no TLS with the queue server (rediss:// and its port, redis.ca_file)"
+    if isinstance(error, redis.ConnectionError):
+        return "the queue server does not answer"
+    return f"the queue server refuses ({type(error).__name__})"
