@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import sqlalchemy as sa
 from config.layout import Layout
 from config.logs import get_logger
 from config.settings import Settings
+from daemon.committing import Committing
 from workers import clock, durable, queues
 from workers.completeness.judging import PairWish, judge_studies
 from workers.completeness.series import SeriesState
@@ -316,8 +318,7 @@ class Sweeper:
 
 def run_sweeper(settings: Settings, stop: threading.Event) -> None:
     """Sweep until `stop` is set; prepares the index first."""
-    index = prepare_index(settings)
-    try:
+    with closing(prepare_index(settings)) as index, Committing(index, settings) as committing:
         sweeper = Sweeper(index, settings)
         sweeper.finish_exchanges()
         sweeper.judge_waiting_pairs()
@@ -326,9 +327,8 @@ def run_sweeper(settings: Settings, stop: threading.Event) -> None:
                 sweeper.tick(clock.monotonic())
             except (OSError, sa.exc.DBAPIError) as error:  # a passing trouble: the next tick tries
                 log.warning("sweep-failed", error=type(error).__name__)
+            committing.check()
             stop.wait(_TICK_SECONDS)
-    finally:
-        index.close()
 
 
 def _temporary(layout: Layout) -> list[Path]:

@@ -252,7 +252,7 @@ def test_private_classes_and_syntaxes_are_kept(connect, settings):
 
 def test_worklist_and_query_are_refused_and_storage_of_every_kind_is_not(connect):
     storage = [CT, PRIVATE_CLASS, "1.2.840.10008.5.1.4.38.1", "1.2.840.10008.5.1.4.1.1.999"]
-    others = ["1.2.840.10008.5.1.4.31", "1.2.840.10008.5.1.4.1.2.2.1", "1.2.840.10008.1.20.1"]
+    others = ["1.2.840.10008.5.1.4.31", "1.2.840.10008.5.1.4.1.2.2.1", "1.2.840.10008.1.20.2"]
     association = connect(*[(uid, IMPLICIT) for uid in storage + others])
     assert {context.abstract_syntax for context in association.accepted_contexts} == set(storage)
     assert {context.abstract_syntax for context in association.rejected_contexts} == set(others)
@@ -328,6 +328,31 @@ def test_low_space_is_out_of_resources_before_anything_is_written(settings, key)
         assert answer.ErrorComment
         association.release()
         assert nothing_is_left(settings)
+
+
+def test_a_receiver_started_on_a_full_disk_listens_and_writes_its_port_down_later(
+    settings, monkeypatch
+):
+    full = threading.Event()
+    full.set()
+    really = durable.replace_file
+
+    def replace_file(*words):
+        if full.is_set():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        really(*words)
+
+    monkeypatch.setattr("daemon.receiver.server.replace_file", replace_file)
+    with Receiver(settings, pytest.fail) as one, connecting(one.port) as connect:
+        assert connect().is_established
+        assert not port_file(settings.layout).exists()
+        full.clear()
+        stop = threading.Event()
+        waiting = threading.Thread(target=one.wait, args=(stop,))
+        waiting.start()
+        wait_until(port_file(settings.layout).exists, what="the port")
+        stop.set()
+        waiting.join()
 
 
 @pytest.mark.parametrize("identity", ["missing", "another"])

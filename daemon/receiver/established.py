@@ -130,7 +130,8 @@ class EstablishedPhase:
             self._inflow.wait_briefly()
             while not self._pynetdicom_is_to_act():
                 self._dul._idle_timer.restart()
-                self._read_pdu(self._inflow, self._party)
+                if self._inflow.buffered or self._inflow.comes():
+                    self._read_pdu(self._inflow, self._party)
         except Interrupted:
             self._give_up()
         except ConnectionLost:

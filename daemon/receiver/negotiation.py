@@ -101,11 +101,12 @@ def arrange(association: Association) -> list[str]:
     assert isinstance(request, A_ASSOCIATE)  # noqa: S101 - the event comes after the request
     refused: list[str] = []
     known_otherwise: defaultdict[UID, list[str]] = defaultdict(list)
+    served = {context.abstract_syntax for context in association.acceptor.supported_contexts}
     for context in request.presentation_context_definition_list:
         abstract_syntax = context.abstract_syntax or UID("")
         offered = [str(uid) for uid in context.transfer_syntax]
         service = service_of(abstract_syntax) if offered else Service.OTHER
-        if service is Service.OTHER:
+        if service is Service.OTHER and not (offered and abstract_syntax in served):
             refused.append(str(abstract_syntax))
             context.abstract_syntax = UID(_NEVER_ON_THE_NETWORK)
             # pynetdicom quotes the first one in its answer

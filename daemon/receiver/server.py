@@ -20,13 +20,16 @@ from config.settings import ReceiverSettings, Settings
 from daemon.dispatcher import Dispatcher
 from daemon.processes import Notifier
 from daemon.receiver.associations import Associations
+from daemon.receiver.commitment import CommitmentDesk
 from daemon.receiver.listening import ListeningServer, inherited_socket
 from daemon.receiver.lobby import Lobby
 from daemon.receiver.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from daemon.receiver.refusals import Refusals
+from daemon.receiver.reporting import Reporter
 from daemon.receiver.room import Room
 from daemon.receiver.stopping import drain, hang_up
 from daemon.receiver.storing import Spooling
+from daemon.receiver.talking import CONTEXT
 from daemon.receiver.tls import ServerTls
 from workers.durable import replace_file
 from workers.spool.batches import EntryName
@@ -123,9 +126,10 @@ class Receiver:
         self._notes = NoteWriter(layout, "receiver")
         self._stop_seconds = settings.receiver.stop_seconds
         self._port_file = port_file(layout)
+        room = Room(layout, settings.spool, note=self._notes.note)
         largest = settings.receiver.maximum_instance_mb << 20
-        spooling = Spooling(layout, Room(layout, settings.spool), offer, largest)
-        self._associations = Associations(spooling)
+        self._associations = Associations(Spooling(layout, room, offer, largest))
+        desk = CommitmentDesk(layout, room) if settings.commitment.enabled else None
         tls = settings.receiver.tls
         lobby = partial(
             Lobby,
@@ -133,10 +137,11 @@ class Receiver:
             ServerTls(tls, layout.root) if tls.on else None,
             Refusals(self._notes.note),
         )
-        self._server = _server(settings.receiver, self._associations, inherited, lobby)
+        self._server = _server(settings.receiver, self._associations, desk, inherited, lobby)
         self.port = self._server.port
         layout.run.mkdir(mode=0o700, parents=True, exist_ok=True)
-        replace_file(self._port_file, f"{self.port}\n".encode("ascii"), 0o644)
+        self._port_told = False
+        self._tell_port()
         self._thread = threading.Thread(
             target=self._server.serve_forever,
             kwargs={"poll_interval": _POLL_SECONDS},
@@ -144,6 +149,9 @@ class Receiver:
             daemon=True,
         )
         self._thread.start()
+        self._reporter = (
+            Reporter(layout, settings.commitment, desk.talk_with) if desk is not None else None
+        )
         log.info(
             "receiver-listens",
             host=str(self._server.server_address[0]),
@@ -158,12 +166,25 @@ class Receiver:
         while not stop.wait(1.0):
             if not self._thread.is_alive():
                 raise RuntimeError("the thread that accepts associations has ended")
+            self._tell_port()
+
+    def _tell_port(self) -> None:
+        """Write down which port is listened on; a full disk is told to the senders, later here."""
+        if self._port_told:
+            return
+        try:
+            replace_file(self._port_file, f"{self.port}\n".encode("ascii"), 0o644)
+            self._port_told = True
+        except OSError as error:
+            log.warning("port-not-written", reason=error.strerror)
 
     def stop(self) -> None:
         """Listen no more, let C-STOREs in progress be answered, end the associations."""
         self._server.shutdown()
         self._thread.join()
         self._port_file.unlink(missing_ok=True)
+        if self._reporter is not None:
+            self._reporter.close()
         cut_short = drain(self._associations, self._stop_seconds)
         hang_up(lambda: self._server.active_associations)
         self._associations.forget_the_dead()
@@ -180,6 +201,7 @@ class Receiver:
 def _server(
     settings: ReceiverSettings,
     associations: Associations,
+    desk: CommitmentDesk | None,
     inherited: socket.socket | None,
     lobby: Callable[..., Lobby],
 ) -> ListeningServer:
@@ -194,11 +216,11 @@ def _server(
     entity.network_timeout = settings.network_timeout_seconds
     entity.acse_timeout = settings.acse_timeout_seconds
     entity.dimse_timeout = settings.dimse_timeout_seconds
-    entity.supported_contexts = VerificationPresentationContexts
+    entity.supported_contexts = [*VerificationPresentationContexts, *([CONTEXT] if desk else [])]
     server = entity.make_server(
         (settings.host, settings.port),
         server_class=ListeningServer,
-        evt_handlers=list(associations.handlers),
+        evt_handlers=[*associations.handlers, *(desk.handlers if desk else ())],
         inherited=inherited,
         lobby=lobby,
         network_timeout_seconds=settings.network_timeout_seconds,

@@ -24,6 +24,7 @@ from typing import Any, Self
 from config.layout import Layout
 from config.logs import get_logger
 from workers import durable
+from workers.header import uids
 from workers.spool.batches import BatchSource
 
 MOST_REFERENCES = 20_000
@@ -35,7 +36,6 @@ MOST_BYTES = 256 << 20
 
 _SCHEMA = 1
 _FILE_BYTES = 8 << 20
-_UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
 log = get_logger(__name__)
@@ -137,11 +137,11 @@ class Transaction:
 
     def check(self) -> None:
         """Raise Damaged where a value is not as we write it."""
-        uids = [uid for one in self.references for uid in (one.sop_class, one.sop_instance)]
+        named = [uid for one in self.references for uid in (one.sop_class, one.sop_instance)]
         titles = (self.source.calling_ae, self.source.called_ae)
         times = (self.asked_at, self.decided_at or self.asked_at, self.ended_at or self.asked_at)
         if (
-            not all(map(is_uid, (self.uid, *uids)))
+            not all(isinstance(uid, str) and uids.is_valid(uid) for uid in (self.uid, *named))
             or not all(len(title) <= 16 and title.isprintable() for title in titles)
             or len(self.source.address) > 64
             or not all(map(_TIME.fullmatch, times))
@@ -150,11 +150,6 @@ class Transaction:
             or not all(type(reason) is int and 0 <= reason <= 0xFFFF for reason in self.reasons)
         ):
             raise Damaged("a value is not what it should be")
-
-
-def is_uid(value: object) -> bool:
-    """Tell whether this is digits and dots of at most 64 characters (PS3.5 9.1)."""
-    return isinstance(value, str) and len(value) <= 64 and _UID.fullmatch(value) is not None
 
 
 class Transactions:
