@@ -7,6 +7,7 @@ WorkersError
 │   ├── BadIdentity      no usable SOPInstanceUID, StudyInstanceUID or SeriesInstanceUID
 │   ├── Hostile          made to harm
 │   │   └── Exceeded     beyond a limit (workers/limits.py), with that limit's code
+│   ├── ArchiveDamaged   an archive, or a member of it, cannot be unpacked
 │   ├── PixelError       pixel data absent, cut, or of an unknown compression
 │   └── Identifiable     may name somebody in spite of de-identification
 ├── PairingRefused       the pair cannot be made; the message is the reason in plain words
@@ -58,6 +59,10 @@ class Exceeded(Hostile):
         super().__init__(words)
         self.limit = limit
         self.code = limit.code
+
+
+class ArchiveDamaged(DataError):
+    code = "damaged-archive"
 
 
 class PixelError(DataError):

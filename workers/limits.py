@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,3 +71,39 @@ TILES = Limit(
     "a decoder takes some 6 KB for each before it has read it",
 )  # fmt: skip
 PIXEL_DATA = (WHOLE_FILE, FRAME, PIXELS, TILES)
+
+# archives -----------------------------------------------------------------------------------------
+
+MEMBERS = Limit(
+    "too-many-members", 1_000_000, "the archive has", "members",
+    "a whole-body PET/CT has some 3,000; the names of a million take 100 MB",
+)  # fmt: skip
+MEMBER = Limit(
+    "member-too-large", 8 * GIB, "a member has", "bytes",
+    "one element of a data set has at most 4 GiB (PS3.5 7.1.1)",
+)  # fmt: skip
+UNPACKED = Limit(
+    "unpacks-too-far", TIB, "the archive unpacks to", "bytes",
+    "what arrives in one archive came over a network; the room of the spool is asked besides",
+)  # fmt: skip
+RATIO = Limit(
+    "compressed-too-well", 250, "the archive unpacks to", "times its size",
+    "images pack 2 to 10 times, empty ones seldom come alone; the first 64 MiB are free",
+)  # fmt: skip
+NESTED = Limit(
+    "archives-too-deep", 4, "archives are in each other", "levels deep",
+    "a session's archive in a subject's archive in a delivery",
+)  # fmt: skip
+MEMBER_HEADER = Limit(
+    "member-header-too-large", 64 * KIB, "the headers before a member of a tar have", "bytes",
+    "a path has at most 4 KiB",
+)  # fmt: skip
+DIRECTORY = Limit(
+    "directory-too-large", 32 * MIB, "the directory of a zip has", "bytes",
+    "it is held in memory; this is some 300,000 members",
+)  # fmt: skip
+INNER_ZIP = Limit(
+    "inner-zip-too-large", 4 * GIB, "a zip inside an archive has", "bytes",
+    "its directory is at its end, so it is laid on disk first",
+)  # fmt: skip
+ARCHIVES = (MEMBERS, MEMBER, UNPACKED, RATIO, NESTED, MEMBER_HEADER, DIRECTORY, INNER_ZIP)

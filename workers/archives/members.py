@@ -1,0 +1,213 @@
+"""What comes out of an archive: members to read, and findings about what cannot be read."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import BinaryIO, NoReturn, Protocol, cast
+
+from workers import limits
+from workers.errors import ArchiveDamaged, DataError, Exceeded, Truncated
+from workers.limits import MIB, Limit
+
+CHUNK_BYTES = 1 << 18
+_FREE_BYTES = 64 * MIB
+"""So much may be unpacked of anything, however small it is packed."""
+
+
+class Source(Protocol):
+    """Something that is read from its begin to its end, as a file or a decompressor is."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
+class FindingCode(StrEnum):
+    """What is wrong with a member; those of DataError and of the limits come besides."""
+
+    LINK = "link"
+    DEVICE = "device"
+    SPARSE = "sparse"
+    ENCRYPTED = "encrypted"
+    UNKNOWN_KIND = "unknown-kind"
+    OVERLAPPING = "overlapping"
+    RENAMED = "renamed"
+    OTHER_KIND = "other-kind"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something about an archive or a member that somebody should know."""
+
+    name: str
+    """The member as the archive names it, behind those of the archives around it; "" for all."""
+    code: str
+    words: str
+
+    @property
+    def loses(self) -> bool:
+        """Tell whether something in the archive could not be read."""
+        return self.code not in (FindingCode.RENAMED, FindingCode.OTHER_KIND)
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """The limits of one archive."""
+
+    members: Limit = limits.MEMBERS
+    member: Limit = limits.MEMBER
+    unpacked: Limit = limits.UNPACKED
+    ratio: Limit = limits.RATIO
+    nested: Limit = limits.NESTED
+    member_header: Limit = limits.MEMBER_HEADER
+    directory: Limit = limits.DIRECTORY
+    inner_zip: Limit = limits.INNER_ZIP
+
+
+@dataclass(slots=True)
+class Budget:
+    """What an archive, with all archives inside it, may still take."""
+
+    bounds: Bounds
+    size: int
+    """Bytes of the file that holds it all."""
+    unpacked: int = 0
+    members: int = 0
+    spent: Exceeded | None = None
+    """What went beyond a limit of the whole: nothing more is read."""
+
+    def take(self, count: int) -> None:
+        """Count unpacked bytes. Raises Exceeded."""
+        self.unpacked += count
+        if self.unpacked > self.bounds.unpacked.maximum:
+            self._end(self.bounds.unpacked)
+        if packs_too_well(self.unpacked, self.size, self.bounds.ratio):
+            self._end(self.bounds.ratio)
+
+    def take_member(self) -> None:
+        """Count a member, of whatever kind. Raises Exceeded, also for what was spent before."""
+        if self.spent is not None:
+            raise self.spent
+        self.members += 1
+        if self.members > self.bounds.members.maximum:
+            self._end(self.bounds.members)
+
+    def _end(self, limit: Limit) -> NoReturn:
+        self.spent = self.spent or Exceeded(limit)
+        raise self.spent
+
+
+def packs_too_well(unpacked: int, packed: int, ratio: Limit) -> bool:
+    """Tell whether so many bytes came out of so few that it must be a bomb."""
+    return unpacked > _FREE_BYTES + packed * ratio.maximum
+
+
+class Stream:
+    """The bytes of one member; they can be read until the next member is asked for.
+
+    Reading raises DataError (Truncated, ArchiveDamaged, Exceeded) where the member cannot be had
+    whole: what was read of it is not to be used.
+    """
+
+    def __init__(self, read: Callable[[int], bytes], limit: Limit) -> None:
+        self._read = read
+        self._limit = limit
+        self._count = 0
+        self._open = True
+
+    def read(self, size: int = CHUNK_BYTES, /) -> bytes:
+        """Read at most `size` bytes; b"" at the end."""
+        if not self._open:
+            raise ValueError("this member is over: another one was asked for")
+        with data_errors():
+            data = self._read(min(size, CHUNK_BYTES))
+        self._count += len(data)
+        if self._count > self._limit.maximum:
+            raise Exceeded(self._limit)
+        return data
+
+    def chunks(self) -> Iterator[bytes]:
+        while data := self.read():
+            yield data
+
+    def end(self) -> None:
+        """Let nobody read it any more."""
+        self._open = False
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A regular file in an archive."""
+
+    name: str
+    """As the archive has it; it may be anything."""
+    path: str
+    """Made from the name: relative, of safe parts, and no other member's."""
+    stream: Stream = field(compare=False)
+
+
+@contextmanager
+def data_errors() -> Iterator[None]:
+    """Raise what decompressors raise on damaged data as DataError.
+
+    An OSError of the system (it has a number) is nobody's data.
+    """
+    try:
+        yield
+    except EOFError:
+        raise Truncated("the compressed data is cut") from None
+    except gzip.BadGzipFile as error:
+        raise ArchiveDamaged(f"the gzip data is damaged: {error}") from None
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise ArchiveDamaged(f"the compressed data is damaged: {error}") from None
+    except (zlib.error, zipfile.BadZipFile, tarfile.TarError) as error:
+        raise ArchiveDamaged(f"it cannot be unpacked: {error}") from None
+    except (struct.error, ValueError, LookupError, NotImplementedError, OverflowError) as error:
+        raise ArchiveDamaged(f"it cannot be unpacked: {type(error).__name__}") from None
+
+
+class Counted:
+    """A source whose bytes are counted against a budget."""
+
+    def __init__(self, source: Source, budget: Budget) -> None:
+        self._source = source
+        self._budget = budget
+        self._failed: DataError | None = None
+
+    def read(self, size: int, /) -> bytes:
+        if self._failed is not None:  # a decompressor that failed may well go on with anything
+            raise self._failed
+        try:
+            with data_errors():
+                data = self._source.read(size)
+        except DataError as error:
+            self._failed = error
+            raise
+        self._budget.take(len(data))
+        return data
+
+
+def decompressed(source: Source, kind: str) -> Source:
+    """Return the inside of gzip or bzip2 data, which never takes more memory than is asked for."""
+    file = cast(BinaryIO, source)  # both only read
+    if kind == "gzip":
+        return gzip.GzipFile(fileobj=file, mode="rb")
+    return bz2.BZ2File(file, "rb")
+
+
+def read_exactly(source: Source, count: int) -> bytes:
+    """Read so many bytes; fewer only at the end."""
+    parts = []
+    while count > 0 and (data := source.read(min(count, CHUNK_BYTES))):
+        parts.append(data)
+        count -= len(data)
+    return b"".join(parts)
