@@ -8,7 +8,6 @@ a lost Redis.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from itertools import islice
@@ -22,6 +21,7 @@ from config.layout import Layout
 from config.logs import get_logger
 from config.settings import Settings
 from daemon.committing import Committing
+from daemon.expanding import ExpanderThread
 from workers import clock, durable, queues
 from workers.completeness.judging import PairWish, judge_studies
 from workers.completeness.series import SeriesState
@@ -32,9 +32,9 @@ from workers.index.noting import record_notes
 from workers.index.tables import pair, series
 from workers.jobs import ask_for_pairs
 from workers.pairing.exchanging import finish_exchanges
+from workers.spool.ages import Ages, waiting_times
 from workers.spool.batches import (
     batch_names,
-    oldest_waiting,
     remove_if_empty,
     waiting_entries,
 )
@@ -46,6 +46,7 @@ _SWEEP_SECONDS = 30.0
 _AGAIN_SECONDS = 600.0
 _CHECKPOINT_SECONDS = 300.0
 _STALE_SECONDS = 3600.0
+_GAP_SECONDS = 30.0
 _MOST_ENTRIES = 5000
 
 
@@ -78,11 +79,14 @@ class Sweeper:
         self._entries_asked = 0.0
         self._oldest: str | None = None
         self._queue_trouble = ""
+        self._ages = Ages()
+        self._ticked = float("-inf")
         self._entries_wait = _Patience()
         self._pairs_wait = _Patience()
 
     def tick(self, now: float) -> None:
         """Do everything that is due at `now` (monotonic seconds)."""
+        self._notice_gap(now)
         self._every("queues", 2.0, now, lambda: self._fill_queues(now))
         self._every("notes", 2.0, now, lambda: record_notes(self._index, self._layout))
         self.judge_quiet_series(now)
@@ -146,6 +150,7 @@ class Sweeper:
     def judge_quiet_series(self, now: float) -> list[PairWish]:
         """Mark series as quiet whose time has come, and judge their studies."""
         quiet_seconds = self._settings.completeness.quiet_seconds
+        self._ages.look(clock.wall(), now, lambda: waiting_times(self._layout)[1])
         self._adopt_foreign_clocks(now)
         with self._index.read() as connection:
             due = connection.execute(
@@ -158,7 +163,7 @@ class Sweeper:
             ).all()
         if not due:
             return []
-        waiting_since = self._waiting_since(now)
+        waiting_since = self._waiting_since()
         due = [row for row in due if waiting_since > row.last_monotonic + quiet_seconds]
         if not due:
             return []
@@ -210,18 +215,39 @@ class Sweeper:
         ask_for_pairs(self._settings, wishes)
         return wishes
 
-    def _waiting_since(self, now: float) -> float:
+    def _waiting_since(self) -> float:
         """Return since when (monotonic) the oldest entry waits; infinity where none does.
 
         A worker that was down does not make a series quiet: an entry that was published before the
-        series' time came may belong to it. A clock that was set back makes the age unknown: then it
-        blocks too.
+        series' time came may belong to it.
         """
-        oldest = oldest_waiting(self._layout)
-        if oldest is None:
-            return float("inf")
-        age = time.time() - oldest
-        return now - age if age >= 0 else float("-inf")
+        oldest, _ = waiting_times(self._layout)
+        return self._ages.published(oldest)
+
+    def _notice_gap(self, now: float) -> None:
+        """Start quiet times anew where we did not look for long: at the start, after a suspend.
+
+        Nothing could come in meanwhile, perhaps; a sender needs time to call again. The hard cap is
+        moved by what the gap took.
+        """
+        before, self._ticked = self._ticked, now
+        gap = now - before
+        if gap < _GAP_SECONDS:
+            return
+        mine = pair.c.begun_boot == clock.boot_id()
+        with self._index.write() as connection:
+            connection.execute(
+                series.update()
+                .where(series.c.quiet.is_(False), series.c.last_boot == clock.boot_id())
+                .values(last_monotonic=now)
+            )
+            if before > float("-inf"):
+                connection.execute(
+                    pair.update()
+                    .where(pair.c.state == "pending", mine, pair.c.begun_monotonic < before)
+                    .values(begun_monotonic=pair.c.begun_monotonic + gap)
+                )
+                log.warning("clocks-moved", gap_seconds=round(gap))
 
     def _adopt_foreign_clocks(self, now: float) -> None:
         """Start the quiet clock of series whose last instance came before this boot anew."""
@@ -304,7 +330,7 @@ class Sweeper:
         for batch in batch_names(self._layout):
             remove_if_empty(self._layout, batch)
         self.finish_exchanges()
-        older = time.time() - _STALE_SECONDS
+        older = clock.wall() - _STALE_SECONDS
         for path in _temporary(self._layout):
             if durable.remove_stale(path, older):
                 log.info("left-over-removed", kind=path.parent.name)
@@ -318,7 +344,11 @@ class Sweeper:
 
 def run_sweeper(settings: Settings, stop: threading.Event) -> None:
     """Sweep until `stop` is set; prepares the index first."""
-    with closing(prepare_index(settings)) as index, Committing(index, settings) as committing:
+    with (
+        closing(prepare_index(settings)) as index,
+        Committing(index, settings) as committing,
+        ExpanderThread(index, settings),
+    ):
         sweeper = Sweeper(index, settings)
         sweeper.finish_exchanges()
         sweeper.judge_waiting_pairs()

@@ -34,6 +34,7 @@ from workers.completeness.series import SeriesState
 from workers.errors import BadIdentity, DataError, Identifiable, IndexUnusable, StoreUnavailable
 from workers.filing import quarantine
 from workers.filing.examining import Instance, Skip, examine
+from workers.filing.expanding import is_archive
 from workers.filing.journal import append_facts
 from workers.filing.labels import labels_of
 from workers.filing.linking import Linker, same_bytes, same_file
@@ -170,7 +171,8 @@ class Filer:
         sources: dict[str, tuple[BatchSource, SourcePolicy]] = {}
         for name in names:
             path = name.where(self._layout)
-            file = lock_entry(path)
+            # an archive has a thread of its own (filing/expanding.py), without a job's time limit
+            file = None if is_archive(name, path) else lock_entry(path)
             if file is None:
                 report.left += 1
                 continue

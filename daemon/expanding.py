@@ -1,0 +1,69 @@
+"""A thread that expands the archives in the spool, beside the sweeper's ticks.
+
+It has no time limit as a job has: an archive of hundreds of gigabytes takes its hours, and its
+members are filed meanwhile.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import sqlalchemy as sa
+
+from config.logs import get_logger
+from config.settings import Settings
+from daemon.dispatcher import Dispatcher
+from daemon.room import Room
+from workers.errors import WorkersError
+from workers.filing.expanding import expand_entry, waiting_archives
+from workers.index.engine import MetadataIndex
+
+_LOOK_SECONDS = 1.0
+_AGAIN_SECONDS = 30.0
+
+log = get_logger(__name__)
+
+
+class ExpanderThread:
+    """Expand one archive after the other until stopped."""
+
+    def __init__(self, index: MetadataIndex, settings: Settings) -> None:
+        self._index = index
+        self._settings = settings
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="expander", daemon=True)
+
+    def __enter__(self) -> ExpanderThread:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(5.0)  # what is being expanded is taken up again at the next start
+
+    def _run(self) -> None:
+        dispatcher = Dispatcher(self._settings)
+        room = Room(self._settings.layout, self._settings.spool, "expander")
+        try:
+            while not self._stop.wait(_LOOK_SECONDS):
+                self._expand_all(dispatcher, room)
+        finally:
+            dispatcher.close()
+
+    def _expand_all(self, dispatcher: Dispatcher, room: Room) -> None:
+        for entry in waiting_archives(self._settings):
+            if self._stop.is_set():
+                return
+            try:
+                expand_entry(
+                    self._index,
+                    self._settings,
+                    entry,
+                    lambda: room.refusal(0, time.monotonic()),
+                    dispatcher.offer,
+                )
+            except (WorkersError, OSError, sa.exc.DBAPIError) as error:
+                log.warning("archive-waits", entry=entry.identifier, error=type(error).__name__)
+                self._stop.wait(_AGAIN_SECONDS)
+                return

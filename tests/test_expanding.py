@@ -1,0 +1,197 @@
+"""Archives in a drop: their members are filed, and what cannot be read is kept and told."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filing_world import FOLDER, World, die, encoded, in_child, make_world, tiny, uid_of
+
+from workers import durable
+from workers.errors import StoreUnavailable
+from workers.filing.expanding import Expansion, expand_entry, waiting_archives
+from workers.index.tables import event, series
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    world = make_world(tmp_path / "site")
+    yield world
+    world.close()
+
+
+def slices(count: int = 3, first: int = 0) -> dict[str, bytes]:
+    return {f"t1w/IM{n}": encoded(tiny("CT IMAGES", n)) for n in range(first, first + count)}
+
+
+def tar(files: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def zipped(files: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+def packed(suffix: str, files: dict[str, bytes]) -> bytes:
+    if suffix == ".zip":
+        return zipped(files)
+    data = tar(files)
+    if suffix in (".tgz", ".tar.gz"):
+        return gzip.compress(data, 1)
+    return bz2.compress(data, 1) if suffix == ".tar.bz2" else data
+
+
+def expand_all(world: World, **options: Any) -> list[Expansion]:
+    found = [
+        expand_entry(world.index, world.settings, entry, **options)
+        for entry in list(waiting_archives(world.settings))
+    ]
+    return [one for one in found if one is not None]
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".tgz", ".tar.gz", ".tar.bz2", ".zip", ".TAR.GZ"])
+def test_every_kind_of_archive_is_filed_and_goes(world: World, suffix: str) -> None:
+    files = slices()
+    world.put({f"scan{suffix}": packed(suffix.lower(), files)})
+    world.file()
+    assert world.outcomes() == {}, "a worker leaves it to whoever expands"
+    (found,) = expand_all(world)
+    assert (found.members, found.findings) == (3, [])
+    world.file_all()
+    assert world.outcomes() == {"expanded": 1, "filed": 3}
+    assert sorted(world.tree().values()) == sorted(files.values())
+    world.check()
+
+
+def test_what_lies_in_archives_of_archives_and_beside_them_is_filed(world: World) -> None:
+    inner = packed(".tar.gz", slices(2, 3))
+    world.put(
+        {
+            "input/EPL31_LHS_0001/imaging/EPL31_LHS_0001_01/dwi_scan/dwi_scan.tar.gz": packed(
+                ".tar.gz", slices(2) | {"deep/inner.tar.gz": inner, "README": b"words"}
+            ),
+            "input/EPL31_LHS_0001/imaging/EPL31_LHS_0001_01/loose.dcm": encoded(tiny("PET AC")),
+        }
+    )
+    world.file_all()
+    expand_all(world)
+    world.file_all()
+    assert world.outcomes() == {"expanded": 1, "filed": 5, "quarantined": 1}
+    assert {(row.subject, row.session) for row in world.rows(series)} == {
+        ("EPL31_LHS_0001", "EPL31_LHS_0001_01")
+    }
+
+
+def test_what_cannot_be_read_is_told_and_the_archive_is_kept(world: World) -> None:
+    whole = packed(".tar", slices(4))
+    (name,) = world.put({"cut.tar": whole[: len(whole) // 2]})
+    (found,) = expand_all(world)
+    world.file_all()
+    assert not found.is_whole
+    assert 0 < found.members < 4
+    assert world.outcomes() == {"quarantined": 1, "filed": found.members}
+    row = world.outcome_of(name)
+    assert row.code == "archive"
+    assert "not read" in row.reason
+    assert world.kept_bytes(name) == whole[: len(whole) // 2]
+    world.check()
+
+
+def test_an_attack_leaves_nothing_outside(world: World, tmp_path: Path) -> None:
+    (content, *_) = slices().values()
+    evil = {"../../../../evil.dcm": content, "/etc/evil": encoded(tiny("PET AC", 1)),
+            "a/../../b": encoded(tiny("PET AC", 2))}  # fmt: skip
+    world.put({"evil.zip": zipped(evil), "evil.tar": tar(evil)})
+    before = {path for path in tmp_path.rglob("*") if "site" not in path.parts}
+    expand_all(world)
+    world.file_all()
+    assert world.counts().filed == 3
+    assert {path for path in tmp_path.rglob("*") if "site" not in path.parts} == before
+    assert not list(tmp_path.rglob("*evil*.dcm"))
+    world.check()
+
+
+def test_what_only_claims_to_be_an_archive_is_filed_or_set_aside(world: World) -> None:
+    dicom, junk = world.put({"scan.zip": encoded(tiny("CT IMAGES")), "junk.tar": b"x" * 4096})
+    assert expand_all(world) == []
+    world.file()
+    assert world.outcome_of(dicom).outcome == "filed"
+    assert world.outcome_of(junk).outcome == "quarantined"
+
+
+@pytest.mark.parametrize("step", ["write_new", "rename_new", "fsync_folder"])
+@pytest.mark.parametrize("after", [1, 3])
+def test_killed_while_it_is_expanded_it_goes_on(
+    world: World, monkeypatch: pytest.MonkeyPatch, step: str, after: int
+) -> None:
+    files = slices(4)
+    world.put({"scan.tar": tar(files)})
+    world.let_go()
+    real, calls = getattr(durable, step), []
+
+    def dying(*arguments: Any, **options: Any) -> Any:
+        calls.append(1)
+        if len(calls) > after:
+            die()
+        return real(*arguments, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(durable, step, dying)
+        assert in_child(lambda: expand_all(world)) == -9
+    world.file_all()  # some members are filed before the rest is expanded
+    expand_all(world)
+    world.file_all()
+    assert world.outcomes() == {"expanded": 1, "filed": 4}
+    assert sorted(world.tree().values()) == sorted(files.values())
+    assert len([row for row in world.rows(event) if row.kind == "expanded"]) == 1
+    world.check()
+
+
+def test_the_same_archive_twice_gives_duplicates(world: World) -> None:
+    for _ in range(2):
+        world.put({"scan.zip": zipped(slices())}, FOLDER)
+        expand_all(world)
+        world.file_all()
+    assert world.outcomes() == {"expanded": 2, "filed": 3, "duplicate": 3}
+
+
+def test_without_room_it_waits_and_then_goes_on(world: World) -> None:
+    world.put({"scan.tar": tar(slices(4))})
+    answers = iter([None, None, "the spool is full"])
+    with pytest.raises(StoreUnavailable, match="full"):
+        expand_all(world, refusal=lambda: next(answers))
+    world.file_all()
+    assert world.counts().filed == 2
+    (found,) = expand_all(world)
+    world.file_all()
+    assert found.members == 4
+    assert world.outcomes() == {"expanded": 1, "filed": 4}
+
+
+def test_members_are_offered_as_they_come(world: World) -> None:
+    world.put({"scan.tar": tar(slices(3))})
+    offered: list[str] = []
+
+    def offer(entry: Any) -> None:
+        offered.append(entry.path)
+        assert uid_of(entry.where(world.layout).read_bytes())
+
+    expand_all(world, offer=offer)
+    assert offered == [f"scan.tar/t1w/IM{n}" for n in range(3)]

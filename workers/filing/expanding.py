@@ -1,0 +1,193 @@
+"""Expand archives that lie in the spool into batches of their members.
+
+An archive is an entry like any other until the last of its members is durable in the spool; only
+then its arrival is committed and it goes: away when every member could be read, else to quarantine
+with what could not. The batch is named after the entry, and every member keeps its path, so that
+an expansion which was killed is taken up again and nothing counts twice. Members are filed by the
+workers while the rest is still being read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from config.logs import get_logger
+from config.settings import Settings
+from workers import clock, durable
+from workers.archives.members import Finding
+from workers.archives.opening import kind_by_bytes, kind_by_name, open_archive
+from workers.errors import DataError, StoreUnavailable
+from workers.filing.rows import insert_arrivals, insert_event, known_arrivals
+from workers.filing.work import Work, lock_entry, quarantine_work
+from workers.identity import check_identity
+from workers.index.engine import MetadataIndex
+from workers.spool.batches import (
+    BatchSource,
+    BatchWriter,
+    EntryName,
+    read_source,
+    remove_if_empty,
+    waiting_entries,
+)
+
+CODE = "archive"
+"""Code of an archive in quarantine: something in it could not be read."""
+
+_HEAD_BYTES = 512
+_FINDINGS_TOLD = 20
+
+log = get_logger(__name__)
+
+
+@dataclass(slots=True)
+class Expansion:
+    """What came out of one archive."""
+
+    batch: str
+    members: int = 0
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every member could be read."""
+        return not any(finding.loses for finding in self.findings)
+
+
+def is_archive(entry: EntryName, path: Path) -> bool:
+    """Tell whether an entry is an archive: by its name and by its first bytes."""
+    if kind_by_name(entry.path) is None:
+        return False
+    try:
+        with open(path, "rb", opener=durable.no_follow) as file:
+            return kind_by_bytes(file.read(_HEAD_BYTES)) is not None
+    except OSError:
+        return False
+
+
+def waiting_archives(settings: Settings) -> Iterator[EntryName]:
+    """Yield the archives that wait in the spool."""
+    for entry in waiting_entries(settings.layout):
+        if is_archive(entry, entry.where(settings.layout)):
+            yield entry
+
+
+def expand_entry(
+    index: MetadataIndex,
+    settings: Settings,
+    entry: EntryName,
+    refusal: Callable[[], str | None] = lambda: None,
+    offer: Callable[[EntryName], None] = lambda entry: None,
+) -> Expansion | None:
+    """Expand one archive and let it go; None when it is busy or gone.
+
+    `refusal` says before each member why the spool takes nothing now, or None; `offer` is told each
+    member as soon as it is durable. Raises StoreUnavailable when the spool is another one or takes
+    nothing, OSError as the system gives it. Running again goes on.
+    """
+    layout = settings.layout
+    check_identity(layout.spool, index.identities().spool, "spool")
+    path = entry.where(layout)
+    file = lock_entry(path)
+    if file is None:
+        return None
+    with file:
+        with index.read() as connection:
+            done = known_arrivals(connection, [entry.identifier])
+        found = Expansion(_batch_name(entry))
+        if not done:
+            source = _source_of(settings, entry)
+            _expand(settings, entry, path, source, found, refusal, offer)
+            _commit(index, settings, Work(entry, path, file, source), found)
+        path.unlink(missing_ok=True)
+        remove_if_empty(layout, entry.batch)
+    log.info("archive-expanded", entry=entry.identifier, members=found.members,
+             findings=len(found.findings))  # fmt: skip
+    return found
+
+
+def _expand(
+    settings: Settings,
+    entry: EntryName,
+    path: Path,
+    source: BatchSource,
+    found: Expansion,
+    refusal: Callable[[], str | None],
+    offer: Callable[[EntryName], None],
+) -> None:
+    layout = settings.layout
+    inside = BatchSource(
+        kind="archive",
+        calling_ae=source.calling_ae,
+        called_ae=source.called_ae,
+        address=source.address,
+        folder=source.folder,
+        archive=entry.path,
+    )
+    temporary = layout.incoming / f"expand-{entry.identifier}"
+    members = open_archive(path, scratch=layout.incoming)
+    with BatchWriter(layout, inside, name=found.batch) as batch:
+        for one in members:
+            if isinstance(one, Finding):
+                found.findings.append(one)
+                continue
+            if reason := refusal():
+                raise StoreUnavailable(f"an archive waits to be expanded: {reason}")
+            place = f"{entry.path}/{one.path}"
+            found.members += 1
+            if batch.has(place):
+                continue  # from before a kill
+            temporary.unlink(missing_ok=True)
+            try:
+                durable.write_new(temporary, one.stream.chunks(), layout.file_mode)
+            except DataError as error:
+                found.members -= 1
+                found.findings.append(Finding(one.name, error.code, str(error)))
+                continue
+            offer(batch.adopt(temporary, place))
+
+
+def _commit(index: MetadataIndex, settings: Settings, work: Work, found: Expansion) -> None:
+    work.policy = settings.policy(
+        calling_ae=work.source.calling_ae,
+        called_ae=work.source.called_ae,
+        address=work.source.address,
+        folder=work.source.folder,
+    )
+    if found.is_whole:
+        work.becomes("expanded", reason=f"{found.members} members")
+    else:
+        quarantine_work(settings.layout.quarantine, work, "quarantined", CODE, _words(found))
+    with index.write() as connection:
+        insert_arrivals(connection, [work.row] if work.row is not None else [])
+        insert_event(
+            connection,
+            "expanded",
+            clock.utc_now(),
+            source=work.source.key,
+            entry=work.identifier,
+            members=found.members,
+            unreadable=sum(finding.loses for finding in found.findings),
+        )
+
+
+def _words(found: Expansion) -> str:
+    lost = [finding for finding in found.findings if finding.loses]
+    told = [
+        f"{finding.name or 'the archive'}: {finding.words}" for finding in lost[:_FINDINGS_TOLD]
+    ]
+    more = f"; and {len(lost) - len(told)} more" if len(lost) > len(told) else ""
+    return f"{found.members} members were taken; not read: " + "; ".join(told) + more
+
+
+def _source_of(settings: Settings, entry: EntryName) -> BatchSource:
+    try:
+        return read_source(settings.layout, entry.batch)
+    except (FileNotFoundError, ValueError, TypeError):  # it was deleted, or is damaged
+        return BatchSource(kind="folder")
+
+
+def _batch_name(entry: EntryName) -> str:
+    """Name the batch of the members: always the same for an entry, and sorted beside it."""
+    return f"a{entry.batch[1:14]}-{entry.identifier[:16]}"
