@@ -1,4 +1,4 @@
-# make demo | test | check | constraints | clean
+# make demo | test | chaos | soak | check | constraints | clean
 # All that is installed goes into .venv; the stamps in it make a second call quick.
 
 VENV := .venv
@@ -7,12 +7,14 @@ PYTHON ?=
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 CHECKED := config workers daemon tests $(wildcard benchmarks)
 
-.PHONY: demo test check constraints clean help
+.PHONY: demo test chaos soak check constraints clean help
 .PHONY: check-format check-lint check-types check-layers check-spelling
 
 help:
 	@echo "make demo         set up, then send a phantom study through everything"
 	@echo "make test         run the tests; ARGS='-k words' chooses"
+	@echo "make chaos        kill the system at work and judge what is left; ARGS='--seeds 1-10'"
+	@echo "make soak         send for long and watch what grows; ARGS='--instances 200000'"
 	@echo "make check        formatting, lint, types, layers, spelling"
 	@echo "make constraints  pin what is installed now"
 	@echo "make clean        remove .venv, caches and the demo's output"
@@ -25,6 +27,12 @@ test: $(VENV)/.dev
 
 # make -k check goes on after the first that fails
 check: check-format check-lint check-types check-layers check-spelling
+
+chaos: $(VENV)/.dev
+	$(BIN)/python tests/chaos_run.py $(ARGS)
+
+soak: $(VENV)/.dev
+	$(BIN)/python tests/soak_run.py $(ARGS)
 
 check-format: $(VENV)/.dev
 	$(BIN)/ruff format --check $(CHECKED)
