@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-import time
 from dataclasses import dataclass
 from typing import Any
 
 import redis
 
 from config.settings import Settings
+from daemon.committing import undeliverable
 from daemon.room import measure, refusals, reserve_of
 from daemon.watcher.counting import count_unclaimed
-from workers import queues
+from workers import clock, queues
 from workers.errors import StoreUnavailable
 from workers.identity import check_identity
 from workers.index.engine import MetadataIndex, open_index
@@ -71,10 +71,11 @@ def look(settings: Settings) -> Status:
         waiting = _waiting(settings)
         troubles.append("nothing ran here yet: start it with `petct-ingest run --root DIR`")
     troubles += _watch_troubles(settings) + _receiver_troubles(settings)
+    troubles += undeliverable(settings)
     depths, queue_trouble = _depths(settings)
     troubles += queue_trouble
     oldest = oldest_waiting(settings.layout)
-    age = None if oldest is None else max(0.0, time.time() - oldest)
+    age = None if oldest is None else max(0.0, clock.wall() - oldest)
     return Status(counts, waiting, depths, age, tuple(troubles))
 
 

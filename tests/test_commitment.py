@@ -35,6 +35,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydicom import dcmread
 
+from config.settings import CommitmentSettings, PeerSettings, SourcePolicy
+from daemon import committing
+from daemon.committing import undeliverable
 from workers import clock
 from workers.commitment import deciding
 from workers.commitment import transactions as store
@@ -56,7 +59,7 @@ from workers.commitment.verdicts import (
     judge_reference,
 )
 from workers.filing.releasing import drop_entry, retry_entry
-from workers.index.tables import arrival, event
+from workers.index.tables import arrival, event, instance
 from workers.spool.batches import BatchSource
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
@@ -79,12 +82,14 @@ OUTCOMES = ["filed", "duplicate", "retried", "variant", "conflict", "quarantined
         (FINE, FailureReason.NONE),
         (replace(FINE, arrivals=(AS_SENT, Arrival("duplicate", "other"))), FailureReason.NONE),
         (replace(FINE, arrivals=(AS_SENT, Arrival("retried", "other"))), FailureReason.NONE),
+        (replace(FINE, deidentified=True), FailureReason.PROCESSING_FAILURE),
+        (ReferenceFacts(CT, deidentified=True, waits=True), FailureReason.PROCESSING_FAILURE),
         (replace(FINE, waits=True), FailureReason.RESOURCE_LIMITATION),
         (ReferenceFacts(CT), FailureReason.NO_SUCH_INSTANCE),
         (replace(FINE, filed=None), FailureReason.PROCESSING_FAILURE),
         (replace(FINE, sop_class=MR), FailureReason.CLASS_CONFLICT),
         (replace(FINE, arrivals=()), FailureReason.PROCESSING_FAILURE),
-        # what a de-identified source sends is filed otherwise than it came
+        # filed otherwise than it came, or nobody knows how it came
         (replace(FINE, arrivals=(Arrival("filed", "other"),)), FailureReason.PROCESSING_FAILURE),
         (replace(FINE, filed=replace(FILED, file=FileState.CHANGED)), 0x0110),
         (replace(FINE, filed=replace(FILED, file=FileState.MISSING)), 0x0110),
@@ -109,6 +114,7 @@ facts_drawn = st.builds(
     | st.builds(Filed, st.just(CT), st.just("digest"), st.sampled_from(list(FileState))),
     arrivals=arrivals_drawn,
     waits=st.booleans(),
+    deidentified=st.booleans(),
 )
 
 
@@ -120,6 +126,7 @@ def test_our_word_is_given_only_for_what_is_filed_as_every_sender_sent_it(
     assert verdict.why
     if verdict.committed:
         assert not facts.waits
+        assert not facts.deidentified
         assert facts.filed == Filed(facts.sop_class, "digest", FileState.INTACT)
         assert {one.outcome for one in facts.arrivals} <= {"filed", "duplicate", "retried"}
         assert any(one.dataset_sha256 == "digest" for one in facts.arrivals)
@@ -337,6 +344,25 @@ def test_a_rebuilt_index_knows_no_longer_what_was_received(
     assert ask(world, *refer(slices)) == [FAILED] * 3
 
 
+def test_what_is_deidentified_is_never_committed_whoever_asks(
+    world: World, slices: list[bytes], tmp_path: Path
+) -> None:
+    from_a_trial = BatchSource("association", calling_ae="TRIAL", called_ae="US")
+    policy = SourcePolicy(calling_ae="TRIAL", deidentify="dicognito")
+    world.settings = world.settings.model_copy(update={"sources": (policy,)})
+    (content,) = small_instances(tmp_path / "trial", 1, patient=3)
+    send(world, content, from_a_trial)
+    world.file_all()
+    (filed,) = {row.instance_uid for row in world.rows(instance)} - {uid_of(c) for c in slices}
+    assert filed != uid_of(content)
+    references = [*refer([slices[0], content]), Reference(CT, filed)]
+    assert ask(world, *references) == [GOOD, UNKNOWN, FAILED]
+    asked = replace(a_transaction(*references), source=from_a_trial)
+    Transactions(world.layout).write(asked, State.REQUEST)
+    Commitments(world.index, world.settings).work()
+    assert result(world, asked) == [FAILED] * 3
+
+
 # what still lies in the spool -------------------------------------------------------------------
 
 
@@ -486,6 +512,14 @@ def test_a_peer_that_nobody_knows_is_told_of_once(
     for _ in range(2):
         Commitments(world.index, world.settings).work()  # the sweeper was started again
     assert events(world).count("commitment-peer-unknown") == 1
+    assert undeliverable(world.settings) == []  # not yet
+    monkeypatch.setattr(committing, "PEER_SECONDS", -1)
+    (trouble,) = undeliverable(world.settings)
+    assert trouble.startswith("1 results of storage commitment wait for PACS: ")
+    peers = (PeerSettings(ae_title="PACS", host="10.0.0.7", port=104),)
+    commitment = CommitmentSettings(peers=peers)
+    known = world.settings.model_copy(update={"commitment": commitment})
+    assert undeliverable(known) == []
 
 
 def test_killed_at_any_line_it_comes_to_the_same_end(world: World, slices: list[bytes]) -> None:

@@ -10,13 +10,23 @@ from pathlib import Path
 
 def utc_now() -> str:
     """Return the wall clock as ISO 8601 UTC with milliseconds."""
-    return utc_of(time.time())
+    return utc_of(wall())
+
+
+def wall() -> float:
+    """Return seconds since 1970 of a clock that may be set by hours: decide nothing by it."""
+    return time.time()
 
 
 def utc_of(seconds: float) -> str:
     """Return a time of the wall clock, in seconds since 1970, as ISO 8601 UTC."""
     moment = datetime.fromtimestamp(seconds, UTC)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def seconds_since(at: str) -> float:
+    """Return how long ago a time of `utc_now` was; below 0 where the clock was set back."""
+    return wall() - datetime.fromisoformat(at).timestamp()
 
 
 def monotonic() -> float:

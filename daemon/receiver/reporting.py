@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import Any, Self, cast
 
 from pydicom.uid import UID
@@ -165,7 +164,10 @@ class Reporter:
     def _give_up_the_old(self, keys: list[str]) -> None:
         for key in keys:
             decided = self._transactions.read(key, State.RESULT)
-            if decided is not None and _age(decided.decided_at) >= self._keep_seconds:
+            if (
+                decided is not None
+                and clock.seconds_since(decided.decided_at) >= self._keep_seconds
+            ):
                 self._ended(decided, Ending.GIVEN_UP)
 
     def _connect(self, name: str, keys: list[str]) -> bool:
@@ -267,7 +269,3 @@ def _close(association: Association) -> None:
     connection = association.dul.socket and association.dul.socket.socket
     if connection is not None:
         connection.close()
-
-
-def _age(at: str) -> float:
-    return (datetime.now(UTC) - datetime.fromisoformat(at)).total_seconds()

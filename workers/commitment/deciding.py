@@ -15,7 +15,6 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
 
 from config.logs import get_logger, short
 from config.settings import Settings
@@ -27,7 +26,14 @@ from workers.commitment.evidence import (
     filed_rows,
     read_back,
 )
-from workers.commitment.transactions import Ending, Reference, State, Transaction, Transactions
+from workers.commitment.transactions import (
+    PEER_SECONDS,
+    Ending,
+    Reference,
+    State,
+    Transaction,
+    Transactions,
+)
 from workers.commitment.verdicts import (
     PUT_BACK,
     Arrival,
@@ -45,9 +51,6 @@ from workers.index.tables import event
 LONGEST_WAIT_SECONDS = 24 * 3600.0
 """What is in the spool for longer is answered with Resource limitation."""
 
-PEER_SECONDS = 60.0
-"""How long a result waits before it is said that nobody knows where its peer listens."""
-
 log = get_logger(__name__)
 
 
@@ -58,6 +61,7 @@ class Commitments:
         self, index: MetadataIndex, settings: Settings, stopped: Callable[[], bool] = lambda: False
     ) -> None:
         self._index = index
+        self._settings = settings
         self._layout = settings.layout
         self._peers = {peer.ae_title for peer in settings.commitment.peers}
         self._stopped = stopped
@@ -116,11 +120,16 @@ class Commitments:
         self._check_stores()  # a disk that went meanwhile is no verdict
         decided = replace(transaction, decided_at=clock.utc_now(), reasons=reasons)
         self._transactions.write(decided, State.RESULT)
-        self._first_looks.pop(key)
+        self._first_looks.pop(key, None)
         return True
 
     def _decide(self, transaction: Transaction, put_back: set[str]) -> tuple[int, ...] | None:
         """Return a reason for each reference, or None: not yet."""
+        if self._deidentifies(transaction):
+            return tuple(
+                int(judge_reference(ReferenceFacts(one.sop_class, deidentified=True)).reason)
+                for one in transaction.references
+            )
         uids = transaction.uids
         arrivals = arrivals_of(self._index, uids)
         if put_back != _put_back(arrivals):
@@ -128,7 +137,7 @@ class Commitments:
         lying = self._spooled.carrying(uids)
         first = self._first_looks.setdefault(transaction.key, frozenset(lying))
         waiting = _waited_for(lying, first, put_back, uids)
-        if waiting and _age(transaction.asked_at) < LONGEST_WAIT_SECONDS:
+        if waiting and clock.seconds_since(transaction.asked_at) < LONGEST_WAIT_SECONDS:
             return None
         rows = filed_rows(self._index, self._layout, uids)
         reasons = []
@@ -139,6 +148,17 @@ class Commitments:
             facts = _facts(reference, rows.get(uid), arrivals.get(uid, ()), uid in waiting)
             reasons.append(int(self._judge(facts, rows.get(uid)).reason))
         return tuple(reasons)
+
+    def _deidentifies(self, transaction: Transaction) -> bool:
+        """Tell whether what this peer sends is filed under other UIDs, as something else."""
+        source = transaction.source
+        policy = self._settings.policy(
+            calling_ae=source.calling_ae,
+            called_ae=source.called_ae,
+            address=source.address,
+            folder="",
+        )
+        return policy.deidentify != "off"
 
     def _judge(self, facts: ReferenceFacts, row: FiledRow | None) -> Verdict:
         """Judge one reference; only what would be committed is read back."""
@@ -169,7 +189,7 @@ class Commitments:
             self._tell_decided(decided)
             if decided.source.calling_ae in self._peers:
                 self._told.add(key)
-            elif _age(decided.decided_at) > PEER_SECONDS:
+            elif clock.seconds_since(decided.decided_at) > PEER_SECONDS:
                 self._told.add(key)
                 self._tell("commitment-peer-unknown", decided.decided_at, decided)
 
@@ -236,8 +256,3 @@ def _waited_for(
         may = uids if carried is None else carried & uids
         waited |= may if entry in first else may & put_back
     return waited
-
-
-def _age(at: str) -> float:
-    """Return how long ago a time was, in seconds; below 0 where the clock was set back."""
-    return (datetime.now(UTC) - datetime.fromisoformat(at)).total_seconds()

@@ -34,6 +34,9 @@ MOST_TRANSACTIONS = 1000
 MOST_BYTES = 256 << 20
 """Transactions that wait at once, all peers together."""
 
+PEER_SECONDS = 60.0
+"""How long a result waits before it is said that nobody knows where its peer listens."""
+
 _SCHEMA = 1
 _FILE_BYTES = 8 << 20
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")

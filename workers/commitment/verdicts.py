@@ -61,6 +61,8 @@ class ReferenceFacts:
     arrivals: tuple[Arrival, ...] = ()
     waits: bool = False
     """Whether a version still lies in the spool, and can be waited for no longer."""
+    deidentified: bool = False
+    """Whether what this peer sends is filed as something else, under other UIDs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,8 @@ class Verdict:
 def judge_reference(facts: ReferenceFacts) -> Verdict:
     """Judge one reference; failure is always the safe side: the peer keeps its copy."""
     filed = facts.filed
+    if facts.deidentified:
+        return Verdict(FailureReason.PROCESSING_FAILURE, "what this peer sends is de-identified")
     if facts.waits:
         return Verdict(FailureReason.RESOURCE_LIMITATION, "it could not be filed in time")
     if filed is None and not facts.arrivals:
@@ -90,8 +94,8 @@ def judge_reference(facts: ReferenceFacts) -> Verdict:
     if others:
         words = f"another version was received: {', '.join(others)}"
         return Verdict(FailureReason.PROCESSING_FAILURE, words)
-    # de-identified or otherwise changed on its way, or the index was rebuilt from the tree: then
-    # nobody knows any more what was received
+    # changed on its way, adopted in place, or the index was rebuilt from the tree: then nobody
+    # knows (any more) what was received
     if not any(
         one.outcome in EQUAL and one.dataset_sha256 == filed.dataset_sha256
         for one in facts.arrivals
