@@ -261,7 +261,7 @@ def test_a_lie_about_the_size_is_refused_before_memory_is_taken(name: str, synta
         stored_pixels(dataset, None)
 
 
-def siz(columns: int, rows: int, tile: int = 1 << 16, components: int = 1) -> bytes:
+def j2k_begin(columns: int, rows: int, tile: int = 1 << 16, components: int = 1) -> bytes:
     """The begin of a JPEG 2000 codestream (ISO/IEC 15444-1 A.5.1)."""
     sizes = struct.pack(">8LH", columns, rows, 0, 0, tile, tile, 0, 0, components)
     return b"\xff\x4f\xff\x51" + struct.pack(">HH", 41, 0) + sizes + b"\x0f\x01\x01" * components
@@ -275,16 +275,16 @@ def sof(marker: int, columns: int, rows: int) -> bytes:
 
 def boxed(codestream: bytes) -> bytes:
     """A JP2 file whose first box holds a harmless codestream, to be found by a search."""
-    free = struct.pack(">L4s", 8 + 64, b"free") + siz(16, 16).ljust(64, b"\0")
+    free = struct.pack(">L4s", 8 + 64, b"free") + j2k_begin(16, 16).ljust(64, b"\0")
     return struct.pack(">L4sL", 12, b"jP  ", 0x0D0A870A) + free + b"\0\0\0\0jp2c" + codestream
 
 
 BOMBS: dict[str, tuple[UID, bytes]] = {
-    "JPEG 2000": (J2K, siz(65535, 65535)),
-    "JPEG 2000 in boxes": (J2K, boxed(siz(65535, 65535))),
-    "JPEG 2000 of 2^32 pixels a line": (J2K, siz(2**32 - 1, 1)),
-    "JPEG 2000 of many tiles": (J2K, siz(16, 16, tile=0)),
-    "JPEG 2000 of many components": (J2K, siz(16, 16, components=16384)),
+    "JPEG 2000": (J2K, j2k_begin(65535, 65535)),
+    "JPEG 2000 in boxes": (J2K, boxed(j2k_begin(65535, 65535))),
+    "JPEG 2000 of 2^32 pixels a line": (J2K, j2k_begin(2**32 - 1, 1)),
+    "JPEG 2000 of many tiles": (J2K, j2k_begin(16, 16, tile=0)),
+    "JPEG 2000 of many components": (J2K, j2k_begin(16, 16, components=16384)),
     "lossless JPEG": (JPEG, sof(0xC3, 65535, 65535)),
     "JPEG-LS": (JPEG_LS, sof(0xF7, 65535, 65535)),
     "JPEG-LS in place of JPEG 2000": (J2K, sof(0xF7, 65535, 65535)),
@@ -309,7 +309,7 @@ def test_a_codestream_larger_than_its_header_says_is_not_decoded(name: str, tmp_
 
 def test_a_large_image_of_tiny_tiles_is_refused() -> None:
     dataset = pixels(J2K, Rows=4096, Columns=4096)
-    dataset.PixelData = encapsulate([siz(4096, 4096, tile=16)])
+    dataset.PixelData = encapsulate([j2k_begin(4096, 4096, tile=16)])
     with pytest.raises(Exceeded, match="65536 tiles"):
         check_pixels(dataset)
 
