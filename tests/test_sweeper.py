@@ -75,28 +75,20 @@ def test_another_slice_starts_the_quiet_time_anew(filed: World, tmp_path: Path) 
 
 
 def test_nothing_becomes_quiet_while_something_older_waits(
-    filed: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (entry,) = filed.put({"waits": b"not looked at yet"})
-    now = after(filed, 600)
-    published = time.time() - 590  # ten seconds after the last slice, by the wall clock
-
-    monkeypatch.setattr(sweeping, "oldest_waiting", lambda _: published)
-    Sweeper(filed.index, filed.settings).judge_quiet_series(now)
-    assert not the_series(filed).quiet
-    monkeypatch.setattr(sweeping, "oldest_waiting", lambda _: published + 100)  # after its time
-    Sweeper(filed.index, filed.settings).judge_quiet_series(now)
-    assert the_series(filed).quiet
-    assert entry.where(filed.layout).exists()
-
-
-def test_a_clock_that_was_set_back_makes_nothing_quiet(
     filed: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    filed.put({"waits": b"x"})
-    monkeypatch.setattr(sweeping, "oldest_waiting", lambda _: time.time() + 3600)
-    Sweeper(filed.index, filed.settings).judge_quiet_series(after(filed, 6000))
+    sweeper, wall = Sweeper(filed.index, filed.settings), time.time()
+    sweeper.judge_quiet_series(after(filed, 0))
+    (entry,) = filed.put({"waits": b"not looked at yet"})
+    monkeypatch.setattr(clock, "wall", lambda: wall + 600)
+    published = wall + 10  # ten seconds after the last slice
+    monkeypatch.setattr(sweeping, "waiting_times", lambda _: (published, published))
+    sweeper.judge_quiet_series(after(filed, 600))
     assert not the_series(filed).quiet
+    monkeypatch.setattr(sweeping, "waiting_times", lambda _: (published + 100, published + 100))
+    sweeper.judge_quiet_series(after(filed, 600))  # it came after the series' time
+    assert the_series(filed).quiet
+    assert entry.where(filed.layout).exists()
 
 
 def test_a_boot_starts_the_quiet_time_anew(filed: World) -> None:
@@ -230,7 +222,9 @@ def test_a_queue_server_that_is_away_stops_no_verdict(
     sweeper = Sweeper(world.index, world.settings)
     sweeper.tick(after(world, 0) - 1)
     world.file()
-    sweeper.tick(after(world, 100))
+    start = after(world, 0)
+    for seconds in range(0, 101, 20):
+        sweeper.tick(start + seconds)
     assert the_series(world).state == "complete"
     valkey.start()
     world.put({"waits again": files[0]})
