@@ -13,7 +13,7 @@ from chaos_plan import Plan
 from workers.phantom.study import PhantomSpec, write_many, write_study
 
 _FILES_A_FOLDER = 50
-_SENT, _BOTH = 0.6, 0.1
+_SENT, _BOTH = 0.75, 0.1
 _FIRST_STUDY = 101
 
 

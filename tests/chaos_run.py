@@ -320,9 +320,9 @@ def kills_by_process(reports: list[Report]) -> dict[str, int]:
     return sums
 
 
-def main(arguments: list[str]) -> int:
-    """Run one seed after the other; seeds that stand in the results already are left out."""
-    parser = argparse.ArgumentParser(prog="chaos_run.py", description=main.__doc__)
+def argument_parser() -> argparse.ArgumentParser:
+    """Return what the command line may say."""
+    parser = argparse.ArgumentParser(prog="chaos_run.py", description=__doc__)
     parser.add_argument("--seeds", default="1-3", help="such as 7 or 1-10")
     parser.add_argument("--instances", type=int, default=Plan.instances)
     parser.add_argument("--studies", type=int, default=Plan.studies)
@@ -331,7 +331,12 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--disk", default="auto", choices=("auto", "tmpfs", "loop", "hook"))
     parser.add_argument("--results", type=Path, help="a file to add one JSON line a seed to")
     parser.add_argument("--folder", type=Path, help="work here, and keep what has problems")
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: list[str]) -> int:
+    """Run one seed after the other; seeds that stand in the results already are left out."""
+    options = argument_parser().parse_args(arguments)
     first, _, last = options.seeds.partition("-")
     reports = _read(options.results)
     done = {report.seed for report in reports}

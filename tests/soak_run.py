@@ -249,13 +249,18 @@ def table(report: SoakReport) -> str:
     return "\n".join([*lines, *report.problems])
 
 
-def main(arguments: list[str]) -> int:
-    """Run the long form and print what grew."""
-    parser = argparse.ArgumentParser(prog="soak_run.py", description=main.__doc__)
+def argument_parser() -> argparse.ArgumentParser:
+    """Return what the command line may say."""
+    parser = argparse.ArgumentParser(prog="soak_run.py", description=__doc__)
     parser.add_argument("--instances", type=int, default=200_000)
     parser.add_argument("--every-seconds", type=float, default=10.0)
     parser.add_argument("--results", type=Path, help="a file to add one JSON line to")
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: list[str]) -> int:
+    """Run the long form and print what grew."""
+    options = argument_parser().parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
         report = run_soak(
             options.instances,

@@ -3,17 +3,31 @@
 The short form of `make chaos` (docs/proof.md); the judge itself is judged first.
 """
 
+import json
 import os
+import re
 import shutil
+import subprocess
 from collections import Counter
+from dataclasses import asdict
 
 import pydicom
 import pytest
+import soak_run
 from chaos_delivery import data_set_digest, study_pieces
 from chaos_disk import best_kinds
 from chaos_judge import Promise, digests_of_pair, judge
 from chaos_plan import EVERYTHING, HORSE, ROLES, SUPERVISOR, Kind, Plan
-from chaos_run import kills_by_process, run_chaos, table, undisturbed_pairs
+from chaos_run import (
+    Report,
+    argument_parser,
+    kills_by_process,
+    main,
+    run_chaos,
+    table,
+    undisturbed_pairs,
+)
+from conftest import PROJECT
 from installation import Installation
 from running import wait_until
 
@@ -49,6 +63,33 @@ def test_chaos_loses_doubles_and_spoils_nothing(seed, disk, pairs, tmp_path, cap
     assert report.clean
     assert report.killed == plan.kills
     assert report.acknowledged + report.dropped > plan.instances
+
+
+def test_seeds_that_stand_in_the_results_are_not_run_again(tmp_path, capsys):
+    results = tmp_path / "results.jsonl"
+    reports = [
+        Report(3, "loop", 1, kills={"receiver": 2}, events={"kill": 2, "fill": 1}),
+        Report(4, "hook", 0, lost=1),
+    ]
+    results.write_text("".join(json.dumps(asdict(report)) + "\n" for report in reports))
+    assert main(["--seeds", "3-4", "--results", str(results)]) == 1, "one of them lost something"
+    printed = capsys.readouterr().out
+    assert table(reports) in printed
+    assert "{'receiver': 2, '(fill)': 1}" in printed
+
+
+def test_the_commands_of_the_page_are_targets_whose_options_are_known():
+    page = (PROJECT / "docs" / "proof.md").read_text()
+    commands = re.findall(r'^    make (\w+) ARGS="(.*)"$', page, re.M)
+    parsers = {"chaos": argument_parser(), "soak": soak_run.argument_parser()}
+    assert {name for name, _ in commands} == parsers.keys()
+    for name, words in commands:
+        parsers[name].parse_args(words.split())
+        command = ["make", "-n", name, f"ARGS={words}"]
+        recipe = subprocess.run(
+            command, cwd=PROJECT, capture_output=True, text=True, check=True, timeout=30
+        )
+        assert recipe.stdout.splitlines()[-1].endswith(f"tests/{name}_run.py {words}")
 
 
 # --- the judge
