@@ -1,4 +1,4 @@
-# make demo | test | chaos | soak | check | constraints | clean
+# make demo | test | chaos | soak | check | constraints | audit | clean
 # All that is installed goes into .venv; the stamps in it make a second call quick.
 
 VENV := .venv
@@ -7,7 +7,7 @@ PYTHON ?=
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 CHECKED := config workers daemon tests $(wildcard benchmarks)
 
-.PHONY: demo test chaos soak check constraints clean help
+.PHONY: demo test chaos soak check constraints audit clean help
 .PHONY: check-format check-lint check-types check-layers check-spelling
 
 help:
@@ -17,6 +17,7 @@ help:
 	@echo "make soak         send for long and watch what grows; ARGS='--instances 200000'"
 	@echo "make check        formatting, lint, types, layers, spelling"
 	@echo "make constraints  pin what is installed now"
+	@echo "make audit        ask which pinned versions have known vulnerabilities; needs the network"
 	@echo "make clean        remove .venv, caches and the demo's output"
 
 demo: $(VENV)/.run
@@ -53,6 +54,14 @@ constraints: $(VENV)/.dev
 	@{ echo "# The tested set, made by: make constraints"; \
 	$(PIP) freeze --exclude-editable | grep -E '^[A-Za-z0-9._-]+==' | LC_ALL=C sort -f; } > constraints.new
 	@mv constraints.new constraints.txt
+
+# in an environment of its own: it is no part of what it looks at
+$(VENV)/audit: $(VENV)/.made
+	$(BIN)/python -m venv $@
+	$@/bin/python -m pip --disable-pip-version-check install --quiet "pip-audit>=2.10"
+
+audit: $(VENV)/audit
+	@.ci/audit $(VENV)/audit/bin/pip-audit constraints.txt
 
 # the first Python that is new enough and can make environments, unless PYTHON names one
 $(VENV)/.made:
