@@ -142,7 +142,7 @@ def _daemon(root: Path, config: Path) -> Iterator[subprocess.Popen[bytes]]:
     command = [sys.executable, "-P", "-m", "daemon", "run"]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PETCT_INGEST_")}
     with open(root / "daemon.log", "wb") as log:
-        daemon = subprocess.Popen(
+        daemon = subprocess.Popen(  # noqa: S603 - our own command line, no shell
             [*command, "--root", str(root), "--config", str(config)],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
         )  # fmt: skip

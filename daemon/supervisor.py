@@ -170,7 +170,7 @@ class Supervisor:
                 continue
             child.started_at, child.ready = now, False
             try:
-                child.process = subprocess.Popen(
+                child.process = subprocess.Popen(  # noqa: S603 - our own command line, no shell
                     [*self.command, *child.role.arguments, *self.options],
                     stdin=subprocess.DEVNULL,
                     env=environment,
