@@ -44,6 +44,8 @@ scan_seconds = 10
 [spool]
 minimum_free_mb = {minimum_free_mb}
 minimum_free_inodes = 10
+[filing]
+workers = {filing_workers}
 """
 
 Say = Callable[[str], None]
@@ -111,7 +113,11 @@ def scene(plan: Plan, kind: str, folder: Path, minimum_free_mb: int) -> Iterator
         config = folder / "chaos.toml"
         config.write_text(
             _SETTINGS.format(
-                root=one.root, port=one.port, elsewhere=elsewhere, minimum_free_mb=minimum_free_mb
+                root=one.root,
+                port=one.port,
+                elsewhere=elsewhere,
+                minimum_free_mb=minimum_free_mb,
+                filing_workers=2 if plan.seed % 3 == 0 else 1,
             )
         )
         system = System(one, config, folder / "logs", own.environment)
@@ -126,7 +132,7 @@ def run_chaos(
     kinds = best_kinds()
     kind = kinds[plan.seed % (len(kinds) - 1 or 1)] if plan.disk == "auto" else plan.disk
     # with a low water mark intake ends before the disk is full, without one in the middle of it
-    report = Report(plan.seed, kind, 0 if plan.seed % 2 or kind == "hook" else 1)
+    report = Report(plan.seed, kind, 0 if plan.seed // 2 % 2 or kind == "hook" else 1)
     began = time.monotonic()
     delivery = make_delivery(plan, folder / "delivery")
     ledger = Ledger()
