@@ -299,7 +299,7 @@ ILL_HERE = {  # pynetdicom reads on, falls silent or lets its threads die
     ),
     "a query without end": (
         p_data(pdv(COMMAND | LAST, wire.request_command(wire.FIND, has_data=True)))
-        + 1100 * p_data(pdv(0, bytes(16000))),
+        + 20 * p_data(pdv(0, bytes(16000))),
         PROVIDER,
     ),
     "a context that was not accepted": (store(context=99), USER),

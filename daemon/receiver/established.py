@@ -37,8 +37,12 @@ from daemon.receiver.inflow import ConnectionLost, Hopeless, Inflow, Interrupted
 from daemon.receiver.part10 import uid_problem
 from daemon.receiver.storing import SUCCESS, Answer, AssociationStore, Request
 
-MOST_HANDED_OVER_BYTES = 16 << 20
-"""What pynetdicom may be given of one message, which it collects in memory."""
+MOST_HANDED_OVER_BYTES = 4 << 20
+"""What pynetdicom may be given of one message, which it collects in memory, where storage
+commitment was accepted: 20,000 references."""
+
+MOST_OTHER_BYTES = 256 << 10
+"""The same on every other association: nothing else of ours is handed over."""
 
 SEE_OFF_SECONDS = 1.0
 """How long a peer may take to hang up after our last word."""
@@ -94,6 +98,8 @@ class EstablishedPhase:
         self._inflow: Inflow | None = None
         self._contexts: dict[int, str] = {}
         self._reports = False
+        self._announced = self._most_for_peer = 0  # bytes of a PDU, 0 for any
+        self._over = False
         self._seen_off_at: float | None = None
         self._left = 0  # bytes of the PDU
         self._context: int | None = None  # of the message that has begun
@@ -121,7 +127,7 @@ class EstablishedPhase:
 
     def _converse(self) -> None:
         """Handle message after message until pynetdicom has something to do."""
-        if self._inflow is None:
+        if self._inflow is None and not self._over:
             self._begin()
         if self._inflow is None or self._party is None:
             return
@@ -148,6 +154,8 @@ class EstablishedPhase:
         finally:
             self._dul._idle_timer.restart()
             self._inflow.wait_long()
+            if self._over:
+                self._inflow = None  # at once: pynetdicom's threads hang in reference cycles
             self._hold_reactor(False)
 
     def _begin(self) -> None:
@@ -160,6 +168,8 @@ class EstablishedPhase:
         contexts = self._association.accepted_contexts
         self._contexts = {one.context_id or 0: str(one.transfer_syntax[0]) for one in contexts}
         self._reports = any(one.abstract_syntax == StorageCommitmentPushModel for one in contexts)
+        self._announced = self._association.acceptor.maximum_length or 0
+        self._most_for_peer = self._association.requestor.maximum_length or 0
         self._inflow = Inflow(
             connection,
             idle_seconds=self._association.network_timeout or float("inf"),
@@ -195,6 +205,7 @@ class EstablishedPhase:
 
     def _give_up(self) -> None:
         """Forget the message that has begun: the association comes to its end."""
+        self._over = True
         self._left = 0
         self._message_ended()
         if self._party is not None:
@@ -212,10 +223,10 @@ class EstablishedPhase:
             if kind not in (_RELEASE_RQ, _ABORT) or length > _MOST_CONTROL_BYTES:
                 raise Malformed(f"a PDU of type {kind:#04x} and {length} bytes")
             self._hand_over(header + inflow.take(length))
+            self._give_up()
             return
-        announced = self._association.acceptor.maximum_length
-        if announced and length > announced:
-            raise Malformed(f"a PDU of {length} bytes, where {announced} were announced")
+        if self._announced and length > self._announced:
+            raise Malformed(f"a PDU of {length} bytes, where {self._announced} were announced")
         self._left = length
         if self._association.dimse.message is not None:
             self._hand_over_data(inflow, header)
@@ -291,9 +302,10 @@ class EstablishedPhase:
             # an N-EVENT-REPORT may be on its way: pynetdicom's queue keeps them apart
             self._association.dimse.send_msg(_primitive(command, answer), context)
         else:
-            maximum = self._association.requestor.maximum_length or 0
             self._inflow.send(
-                encode_response(command, context, answer.status, answer.comment, maximum)
+                encode_response(
+                    command, context, answer.status, answer.comment, self._most_for_peer
+                )
             )
         self._message_ended()
         party.answered()
@@ -309,7 +321,8 @@ class EstablishedPhase:
         """Give pynetdicom a P-DATA-TF PDU of which `begun` was read: of no message of ours."""
         rest = self._left - (len(begun) - _PDU.size)
         self._handed_over += self._left
-        if self._handed_over > MOST_HANDED_OVER_BYTES:
+        most = MOST_HANDED_OVER_BYTES if self._reports else MOST_OTHER_BYTES
+        if self._handed_over > most:
             raise Malformed("a message that is too long")
         self._hand_over(begun + inflow.take(rest))
         self._left = 0
