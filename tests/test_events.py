@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 import typer
+from conftest import PROJECT
 from filing_world import (
     SENDER,
     World,
@@ -32,7 +34,8 @@ from workers.filing.releasing import drop_entry, retry_entry
 from workers.filing.rows import insert_event
 from workers.index import history
 from workers.index.history import Wanted, events_after, life_of, newest_events
-from workers.index.tables import event, pair, study
+from workers.index.queries import SET_ASIDE
+from workers.index.tables import arrival, event, pair, study
 from workers.pairing import build
 from workers.pairing.evidence import Override
 from workers.pairing.making import make_pair
@@ -242,6 +245,46 @@ def test_an_instance_that_never_came_is_an_error(world: World) -> None:
     )
     assert isinstance(done.exception, NothingKnown)
     assert "1.2.3" in str(done.exception)
+
+
+def test_an_instance_that_lay_in_the_tree_already_is_told_as_adopted(
+    world: World, tmp_path: Path
+) -> None:
+    (content,) = small_instances(tmp_path / "made", 1)
+    world.put({"a": content})
+    world.file_all()
+    with world.index.write() as connection:
+        connection.execute(arrival.delete())  # as in an index made anew from the tree
+    assert kinds(life(world, content)) == ["adopted"]
+
+
+KIND = re.compile(r'(?:insert_event\(\s*connection,|\bnote\(|_tell\()\s*"([a-z-]+)"')
+
+
+def test_the_page_on_the_audit_names_every_kind_that_is_written() -> None:
+    page = (PROJECT / "docs" / "audit.md").read_text()
+    told = set(re.findall(r"`([a-z-]+)`", page))
+    written = {
+        kind
+        for package in ("workers", "daemon")
+        for path in (PROJECT / package).rglob("*.py")
+        for kind in KIND.findall(path.read_text())
+    }
+    assert len(written) > 10
+    assert written | set(SET_ASIDE) <= told
+
+
+def test_the_commands_of_the_page_on_the_audit_work(paired: tuple[World, bytes, bytes]) -> None:
+    world, inside, _ = paired
+    page = (PROJECT / "docs" / "audit.md").read_text()
+    (block,) = re.findall(r"```sh\n(.+?)```", page, re.DOTALL)
+    (study_uid,) = [row.study for row in world.rows(study)]
+    assert len(block.splitlines()) == 5
+    for line in block.splitlines():
+        words = line.replace(" --follow", "").split()
+        uid = uid_of(inside) if "--instance" in words else study_uid
+        assert words[:4] == ["petct-ingest", "events", "--root", "DIR"]
+        shown_by(world, *[uid if word == "UID" else word for word in words[4:]])
 
 
 def test_following_shows_what_comes(world: World, tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def events_after(index: MetadataIndex, wanted: Wanted, after: int) -> Iterator[d
 def life_of(connection: Connection, instance_uid: str) -> list[dict[str, Any]]:
     """Tell from where and when an instance came, each time, and what became of it.
 
-    Ordered by time; empty where nothing of this SOPInstanceUID ever left the spool.
+    Ordered by time; empty where nothing of this SOPInstanceUID ever left the spool or was adopted.
     """
     arrivals = connection.execute(
         sa.select(arrival).where(arrival.c.instance_uid == instance_uid).order_by(arrival.c.id)
@@ -100,7 +100,16 @@ def life_of(connection: Connection, instance_uid: str) -> list[dict[str, Any]]:
         if row.outcome not in _TOLD_BY_EVENTS:
             told.append(_moment(row, row.outcome, row.at, reason=row.reason))
     told += _of_entries(connection, {row.entry: row.reason for row in arrivals})
-    told += _of_pairs(connection, instance_uid)
+    mine = connection.execute(
+        sa.select(instance.c.id, instance.c.filed_at, series.c.series, series.c.study_id,
+                  series.c.source, sa.null().label("entry"))
+        .join(series, series.c.id == instance.c.series_id)
+        .where(instance.c.instance_uid == instance_uid)
+    ).first()  # fmt: skip
+    if mine is not None:
+        if all(row.outcome != "filed" for row in arrivals):  # it lay in the tree already
+            told.append(_moment(mine, "adopted", mine.filed_at))
+        told += _of_pairs(connection, mine)
     return sorted(told, key=lambda one: str(one["at"]))
 
 
@@ -120,15 +129,8 @@ def _of_entries(connection: Connection, reasons: dict[str, str | None]) -> Itera
         yield one
 
 
-def _of_pairs(connection: Connection, instance_uid: str) -> Iterator[dict[str, Any]]:
-    """Yield the revisions of pairs that the instance is in, and what persons said of its study."""
-    mine = connection.execute(
-        sa.select(instance.c.id, series.c.series, series.c.study_id)
-        .join(series, series.c.id == instance.c.series_id)
-        .where(instance.c.instance_uid == instance_uid)
-    ).first()
-    if mine is None:
-        return
+def _of_pairs(connection: Connection, mine: Any) -> Iterator[dict[str, Any]]:
+    """Yield the revisions of pairs that an instance is in, and what persons said of its study."""
     rows = connection.execute(
         sa.select(event, study.c.study, sa.null().label("series"))
         .join(study, study.c.id == event.c.study_id)
