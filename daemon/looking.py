@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import redis
+from sqlalchemy.engine import Connection
 
 from config.settings import Settings
 from daemon.committing import undeliverable
@@ -14,12 +15,17 @@ from daemon.room import measure, refusals, reserve_of
 from daemon.watcher.counting import count_unclaimed
 from workers import clock, queues
 from workers.errors import StoreUnavailable
+from workers.filing.left import left_entries
 from workers.identity import check_identity
 from workers.index.engine import MetadataIndex, open_index
-from workers.index.queries import Counts, count_all
+from workers.index.queries import Counts, count_all, filed_since
+from workers.pairing.failing import failing_pairs
 from workers.spool.batches import oldest_waiting, waiting_entries
 from workers.watermark import StoreRoom, judge_room
 
+RATE_SECONDS = 300
+_LONG_SECONDS = 60.0
+_MOST_NAMED = 5
 _NOTHING = Counts(0, 0, 0, 0, 0, {}, {"ready": 0, "held": 0, "pending": 0})
 
 
@@ -32,6 +38,8 @@ class Status:
     queues: dict[str, int]
     oldest_seconds: float | None
     """Age of the oldest entry that waits in the spool."""
+    filed_lately: int
+    """Instances filed within the last `RATE_SECONDS`."""
     troubles: tuple[str, ...]
     """What hinders the system, each with what to do."""
 
@@ -56,7 +64,7 @@ class Status:
 def look(settings: Settings) -> Status:
     """Gather the status; works without a queue server and before the first start."""
     troubles: list[str] = []
-    counts = _NOTHING
+    counts, lately = _NOTHING, 0
     if settings.index.url or settings.layout.index.exists():
         index = open_index(settings)
         try:
@@ -64,6 +72,8 @@ def look(settings: Settings) -> Status:
             waiting = _waiting(settings)
             with index.read() as connection:
                 counts = count_all(connection)
+                lately = filed_since(connection, clock.utc_of(clock.wall() - RATE_SECONDS))
+                troubles += _pair_troubles(connection)
             troubles += _store_troubles(settings, index)
         finally:
             index.close()
@@ -72,11 +82,35 @@ def look(settings: Settings) -> Status:
         troubles.append("nothing ran here yet: start it with `petct-ingest run --root DIR`")
     troubles += _watch_troubles(settings) + _receiver_troubles(settings)
     troubles += undeliverable(settings)
-    depths, queue_trouble = _depths(settings)
-    troubles += queue_trouble
     oldest = oldest_waiting(settings.layout)
     age = None if oldest is None else max(0.0, clock.wall() - oldest)
-    return Status(counts, waiting, depths, age, tuple(troubles))
+    troubles += _entry_troubles(settings)
+    depths, queue_trouble = _depths(settings, age)
+    troubles += queue_trouble
+    return Status(counts, waiting, depths, age, lately, tuple(troubles))
+
+
+def _entry_troubles(settings: Settings) -> list[str]:
+    """Name the entries that an error of the system keeps in the spool."""
+    left = left_entries(settings.layout)
+    found = [
+        f"{one.name.where(settings.layout)} cannot be filed: {one.reason} ({one.tries} tries since"
+        f" {one.since}). Its series wait for it. Mend its disk, or move the file away and send it"
+        " again"
+        for one in left[:_MOST_NAMED]
+    ]
+    if len(left) > _MOST_NAMED:
+        found.append(f"{len(left) - _MOST_NAMED} more entries cannot be filed")
+    return found
+
+
+def _pair_troubles(connection: Connection) -> list[str]:
+    """Name the pairs that an error of the system keeps from being made."""
+    return [
+        f"the pair of study {one.study} cannot be made: {one.reason} (since {one.at}); it is tried"
+        " again; see the log of the pairing worker"
+        for one in failing_pairs(connection)[:_MOST_NAMED]
+    ]
 
 
 def _watch_troubles(settings: Settings) -> list[str]:
@@ -107,10 +141,19 @@ def _waiting(settings: Settings) -> int:
     return count_unclaimed(settings) + sum(1 for _ in waiting_entries(settings.layout))
 
 
-def _depths(settings: Settings) -> tuple[dict[str, int], list[str]]:
+def _depths(settings: Settings, age: float | None) -> tuple[dict[str, int], list[str]]:
+    """Return the queues' lengths, and what hinders filing though the stores are well."""
     try:
         with queues.connect(settings) as connection:
-            return queues.depths(connection), []
+            depths = queues.depths(connection)
+            if (
+                age is not None
+                and age > _LONG_SECONDS
+                and not queues.workers_of(connection, queues.FILING)
+            ):
+                todo = "start `petct-ingest run` or `petct-ingest work filing`"
+                return depths, [f"entries wait and no filing worker runs: {todo}"]
+            return depths, []
     except redis.RedisError as error:
         todo = "start it, or correct [redis]" if settings.redis.url else "start `petct-ingest run`"
         words = f"{queues.why(error)}: nothing is lost, but nothing is filed; {todo}"

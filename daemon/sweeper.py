@@ -26,6 +26,7 @@ from workers import clock, durable, queues
 from workers.completeness.judging import PairWish, judge_studies
 from workers.completeness.series import SeriesState
 from workers.errors import StoreUnavailable
+from workers.filing.left import forget_gone
 from workers.identity import check_identity
 from workers.index.engine import MetadataIndex, prepare_index
 from workers.index.noting import record_notes
@@ -329,6 +330,7 @@ class Sweeper:
             return
         for batch in batch_names(self._layout):
             remove_if_empty(self._layout, batch)
+        forget_gone(self._layout)
         self.finish_exchanges()
         older = clock.wall() - _STALE_SECONDS
         for path in _temporary(self._layout):
@@ -369,6 +371,6 @@ def _temporary(layout: Layout) -> list[Path]:
             found.extend(folder.iterdir())
     # an old pair between two renames may be the only one that stands: `finish_exchanges` knows
     found = [path for path in found if not path.match("pair-*.old")]
-    for folder in (layout.quarantine, layout.notes):
+    for folder in (layout.quarantine, layout.notes, layout.commitment):
         found.extend(folder.glob(".*.tmp"))
     return found

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import time
 from collections.abc import Iterable
 from typing import Any, cast
@@ -34,6 +35,7 @@ from workers.queues import (
     JOB_SECONDS,
     JOB_VERSION,
     MOST_TRIES,
+    PAIR_STUDY,
     PAIRING,
     connect,
     flush_foreign,
@@ -124,6 +126,7 @@ class _AllowListed(BaseWorker):
     queue_class = WatchedQueue
     job_class = PlainJob
     allowed: frozenset[str] = JOB_NAMES
+    settings: Settings | None = None
 
     def __init__(self, queue: str, connection: redis.Redis) -> None:
         super().__init__(
@@ -218,8 +221,13 @@ class PairingWorker(_AllowListed, Worker):
         super().main_work_horse(job, queue)
 
     def handle_work_horse_killed(self, job: Job, retpid: Any, ret_val: Any, rusage: Any) -> None:
-        code = os.waitstatus_to_exitcode(ret_val) if ret_val is not None else None
-        log.error("job-process-died", queue=job.origin, exit=code)
+        code = os.waitstatus_to_exitcode(ret_val) if ret_val is not None else 0
+        reason = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit {code}"
+        log.error("job-process-died", queue=job.origin, reason=reason)
+        if self.settings is not None and job.func_name == PAIR_STUDY:
+            from workers.jobs import pair_maker_died  # loaded already, where jobs are worked on
+
+            pair_maker_died(self.settings, job.kwargs, reason)
 
 
 def requeue_orphans(queue: Queue) -> int:
@@ -288,7 +296,9 @@ def make_worker(settings: Settings, queue: str) -> FilingWorker | PairingWorker:
     kind = FilingWorker if queue == FILING else PairingWorker
     # RQ lengthens the time limits of connections to come; one that was used keeps the short ones,
     # and then ends the wait for a job
-    return kind(queue, connect(settings))
+    worker = kind(queue, connect(settings))
+    worker.settings = settings
+    return worker
 
 
 def run_worker(settings: Settings, queue_name: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, suppress
 from typing import Any
 
 import redis
@@ -13,10 +14,12 @@ from config.settings import Settings
 from workers import queues
 from workers.completeness.judging import PairWish, judge_studies
 from workers.errors import StoreUnavailable, WorkersError
+from workers.filing.left import why_left
 from workers.filing.protocol import Filer
 from workers.index.engine import MetadataIndex, open_index
 from workers.index.tables import series
-from workers.spool.batches import EntryName, entries_of
+from workers.pairing.failing import note_death, note_failure
+from workers.spool.batches import EntryName, entries_of, is_batch_name
 
 log = get_logger(__name__)
 
@@ -89,6 +92,19 @@ def pair_study(version: int, pair: int, generation: int) -> str:
     except StoreUnavailable as error:
         log.warning("store-unavailable", queue=queues.PAIRING, reason=str(error))
         return "unavailable"
+    except Exception as error:  # whatever it is: a person must see why the pair does not come
+        with suppress(sa.exc.DBAPIError):
+            note_failure(place.index, pair, generation, why_left(error))
+        raise
+
+
+def pair_maker_died(settings: Settings, arguments: Mapping[str, Any], reason: str) -> None:
+    """Note that the process of a pairing job died; for the worker that had forked it.
+
+    The index is closed again: no later fork may inherit it.
+    """
+    with suppress(sa.exc.DBAPIError, WorkersError), closing(open_index(settings)) as index:
+        note_death(index, arguments["pair"], arguments["generation"], reason)
 
 
 def file_now(place: Workplace, entries: Sequence[EntryName]) -> dict[str, int]:

@@ -121,6 +121,12 @@ def depths(connection: redis.Redis) -> dict[str, int]:
     return {name: _queued(connection, name) + _started(connection, name) for name in QUEUES}
 
 
+def workers_of(connection: redis.Redis, queue: str) -> int:
+    """Count the workers of a queue that gave a sign of life within its time."""
+    names = cast("set[bytes]", connection.smembers(f"rq:workers:{queue}"))
+    return connection.exists(*names) if names else 0
+
+
 def idle(connection: redis.Redis, queue: str) -> bool:
     """Tell whether nothing waits in a queue and nothing of it runs."""
     return not _queued(connection, queue) and not _started(connection, queue)

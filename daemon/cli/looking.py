@@ -13,7 +13,7 @@ from rich.table import Column, Table
 
 from config.settings import Settings
 from daemon.cli.options import Config, Root, acting_user, settings_of
-from daemon.looking import Status, look
+from daemon.looking import RATE_SECONDS, Status, look
 from workers.completeness.overriding import override_pair, wait_longer
 from workers.filing.releasing import drop_entry, retry_entry
 from workers.index.engine import MetadataIndex, open_index
@@ -231,6 +231,9 @@ def _print_status(found: Status) -> None:
         "" if found.oldest_seconds is None else f", the oldest for {found.oldest_seconds:.0f} s"
     )
     table.add_row("waiting", f"{found.waiting:,}{oldest}")
+    if found.waiting or found.filed_lately:
+        rate = found.filed_lately / RATE_SECONDS
+        table.add_row("lately", f"{found.filed_lately:,} filed in 5 minutes, {rate:.1f} a second")
     table.add_row("series", ", ".join(f"{n:,} {name}" for name, n in counts.series.items()) or "0")
     table.add_row("pairs", ", ".join(f"{n:,} {name}" for name, n in counts.pairs.items()))
     table.add_row("queues", ", ".join(f"{n:,} {name}" for name, n in found.queues.items()))

@@ -37,6 +37,7 @@ from workers.filing.examining import Instance, Skip, examine
 from workers.filing.expanding import is_archive
 from workers.filing.journal import append_facts
 from workers.filing.labels import labels_of
+from workers.filing.left import forget_left, note_left, why_left
 from workers.filing.linking import Linker, same_bytes, same_file
 from workers.filing.meeting import Homes, Meeting
 from workers.filing.placing import Place, place_instance
@@ -109,6 +110,7 @@ class Filer:
             except Exception as error:  # whatever it is, one entry must not hold up the others
                 _stop_if_full(error)
                 if len(names) == 1:
+                    note_left(self._layout, names[0], why_left(error))
                     raise
                 log.warning("batch-failed", entries=len(names), error=type(error).__name__)
                 self._one_by_one(names, hand, report)
@@ -133,6 +135,7 @@ class Filer:
                 _stop_if_full(error)
                 failed = error
                 report.left += 1
+                note_left(self._layout, name, why_left(error))
                 log.warning("entry-left", entry=name.identifier, error=type(error).__name__)
         if failed is not None and not report.outcomes:
             raise failed  # nothing went: the whole system is at fault, not an entry
@@ -195,6 +198,7 @@ class Filer:
             self._deidentify_with().forget(work.identifier)
         work.path.unlink(missing_ok=True)
         hand.forget(work.identifier)
+        forget_left(self._layout, work.identifier)
 
     def _source_of(self, batch: str) -> tuple[BatchSource, SourcePolicy]:
         """Return where a batch came from, and what is done with what comes from there."""

@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from workers.index.tables import arrival, instance, pair, series, study
+from workers.index.tables import arrival, event, instance, pair, series, study
 
 SET_ASIDE = ("quarantined", "variant", "conflict", "replaced")
 """Outcomes whose file lies in quarantine."""
@@ -46,6 +46,14 @@ def count_all(connection: Connection) -> Counts:
         series=states,
         pairs={name: pairs.get(name, 0) for name in ("ready", "held", "pending")},
     )
+
+
+def filed_since(connection: Connection, at: str) -> int:
+    """Count the instances filed since a time (ISO 8601 UTC)."""
+    found = connection.execute(
+        sa.select(event.c.details).where(event.c.at >= at, event.c.kind == "filed")
+    ).scalars()
+    return sum(int(json.loads(details).get("instances", 0)) for details in found)
 
 
 def _grouped(
