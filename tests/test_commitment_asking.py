@@ -1,16 +1,20 @@
-"""What is read of an N-ACTION: encoded by pydicom in every way, cut, bent and mutated."""
+"""What is read of an N-ACTION, however it is encoded, cut or mutated; what a report says."""
 
 import struct
+from io import BytesIO
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydicom import Dataset
 from pydicom.filebase import DicomBytesIO
+from pydicom.filereader import read_dataset
 from pydicom.filewriter import write_dataset
 
+from daemon.receiver.answering import event_information, event_type
 from daemon.receiver.asking import Refused, read_asked
-from workers.commitment.transactions import MOST_REFERENCES, Reference
+from workers.commitment.transactions import MOST_REFERENCES, Reference, Transaction
+from workers.spool.batches import BatchSource
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 
@@ -148,3 +152,33 @@ def test_as_many_references_as_are_allowed_are_read():
 def test_sequences_nested_without_end_are_refused():
     undefined = b"\x08\0\x99\x11SQ\0\0\xff\xff\xff\xff" + b"\xfe\xff\0\xe0\xff\xff\xff\xff"
     assert status_of(undefined * 100_000) == 0x0115
+
+
+# what a report says -------------------------------------------------------------------------------
+
+
+def decided(*reasons):
+    references = tuple(Reference(CT, f"1.2.3.{number}") for number in range(len(reasons)))
+    source = BatchSource("association", "PACS", "US", "10.0.0.7")
+    at = "2026-01-01T00:00:00.000Z"
+    return Transaction("1.2.30", source, at, references, decided_at=at, reasons=reasons)
+
+
+@pytest.mark.parametrize("explicit", [True, False], ids=["explicit", "implicit"])
+@pytest.mark.parametrize("reasons", [(0,), (0, 0x0110, 0, 0x0213), (0x0112, 0x0119)])
+def test_pydicom_reads_a_report_as_it_was_decided(explicit, reasons):
+    transaction = decided(*reasons)
+    data = event_information(transaction, explicit=explicit)
+    found = read_dataset(BytesIO(data), is_implicit_VR=not explicit, is_little_endian=True)
+    assert found.TransactionUID == "1.2.30"
+    assert event_type(transaction) == (2 if any(reasons) else 1)
+    committed = found.get("ReferencedSOPSequence", [])
+    failed = found.get("FailedSOPSequence", [])
+    assert {one.ReferencedSOPClassUID for one in (*committed, *failed)} == {CT}
+    assert {one.ReferencedSOPInstanceUID: 0 for one in committed} | {
+        one.ReferencedSOPInstanceUID: one.FailureReason for one in failed
+    } == {f"1.2.3.{number}": reason for number, reason in enumerate(reasons)}
+    keywords = {"ReferencedSOPSequence"} if 0 in reasons else set()
+    keywords |= {"FailedSOPSequence"} if any(reasons) else set()
+    assert {element.keyword for element in found} == {"TransactionUID"} | keywords
+    assert encoded(found, explicit) == data  # pydicom would write the same bytes

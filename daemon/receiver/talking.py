@@ -11,19 +11,18 @@ import threading
 from io import BytesIO
 from typing import Any
 
-from pydicom.dataset import Dataset
 from pydicom.uid import UID
 from pynetdicom.association import Association
 from pynetdicom.dimse_messages import N_EVENT_REPORT_RSP
 from pynetdicom.dimse_primitives import N_ACTION, N_EVENT_REPORT
-from pynetdicom.dsutils import encode
 from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     StorageCommitmentPushModel,
     StorageCommitmentPushModelInstance,
 )
 
-from workers.commitment.transactions import Reference, Transaction
+from daemon.receiver.answering import event_information, event_type
+from workers.commitment.transactions import Transaction
 from workers.spool.batches import BatchSource
 
 CONTEXT = build_context(
@@ -32,8 +31,6 @@ CONTEXT = build_context(
 )
 
 SUCCESS = 0x0000
-ALL_COMMITTED, FAILURES_EXIST = 1, 2
-"""Event Type IDs (PS3.4 table J.3-2)."""
 
 
 class Talk:
@@ -110,38 +107,11 @@ def report_of(
     transaction: Transaction, context: PresentationContext, number: int
 ) -> N_EVENT_REPORT:
     """Return the N-EVENT-REPORT of a result (PS3.4 J.3.3.1.1)."""
-    failed = any(transaction.reasons)
     report = N_EVENT_REPORT()
     report.MessageID = number
     report.AffectedSOPClassUID = UID(StorageCommitmentPushModel)
     report.AffectedSOPInstanceUID = UID(StorageCommitmentPushModelInstance)
-    report.EventTypeID = FAILURES_EXIST if failed else ALL_COMMITTED
-    syntax = context.transfer_syntax[0]
-    data = encode(information_of(transaction), syntax.is_implicit_VR, syntax.is_little_endian)
-    if data is None:
-        raise ValueError("the Event Information cannot be encoded")
-    report.EventInformation = BytesIO(data)
+    report.EventTypeID = event_type(transaction)
+    explicit = not context.transfer_syntax[0].is_implicit_VR
+    report.EventInformation = BytesIO(event_information(transaction, explicit=explicit))
     return report
-
-
-def information_of(transaction: Transaction) -> Dataset:
-    """Return the Event Information: what is committed, and what is not and why."""
-    found = Dataset()
-    found.TransactionUID = transaction.uid
-    judged = list(zip(transaction.references, transaction.reasons, strict=True))
-    committed = [_item(one) for one, reason in judged if not reason]
-    failed = [_item(one, reason) for one, reason in judged if reason]
-    if committed:
-        found.ReferencedSOPSequence = committed
-    if failed:
-        found.FailedSOPSequence = failed
-    return found
-
-
-def _item(reference: Reference, reason: int = 0) -> Dataset:
-    item = Dataset()
-    item.ReferencedSOPClassUID = reference.sop_class
-    item.ReferencedSOPInstanceUID = reference.sop_instance
-    if reason:
-        item.FailureReason = reason
-    return item
