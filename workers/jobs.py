@@ -19,7 +19,7 @@ from workers.filing.protocol import Filer
 from workers.index.engine import MetadataIndex, open_index
 from workers.index.tables import series
 from workers.pairing.failing import note_death, note_failure
-from workers.spool.batches import EntryName, entries_of, is_batch_name
+from workers.spool.batches import EntryName, entries_of
 
 log = get_logger(__name__)
 
