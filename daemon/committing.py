@@ -27,7 +27,7 @@ def undeliverable(settings: Settings) -> list[str]:
     """Name the peers whose results nobody can deliver, each with what to do."""
     transactions = Transactions(settings.layout)
     known = {peer.ae_title for peer in settings.commitment.peers}
-    results = [transactions.read(key, State.RESULT) for key in transactions.keys(State.RESULT)]
+    results = (transactions.read(key, State.RESULT) for key in transactions.keys(State.RESULT))
     strangers = Counter(
         one.source.calling_ae
         for one in results

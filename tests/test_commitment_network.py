@@ -473,7 +473,10 @@ def test_reports_go_out_while_their_peer_goes_on_asking_other_things(peer, asked
     wait_until(lambda: len(asked.keys(State.ENDED)) == 5)
 
 
-def test_a_peer_that_refuses_a_report_gets_it_on_an_association_of_ours(settings, peer_of):
+def test_a_peer_that_refuses_a_report_gets_it_on_an_association_of_ours(
+    settings, peer_of, monkeypatch
+):
+    monkeypatch.setattr(reporting, "_FIRST_RETRY_SECONDS", 0.1)
     peer = peer_of(0)
     peer.listen()
     peer.answers = [0x0110, 0x0110, 0x0000]
@@ -518,12 +521,15 @@ def test_a_result_that_nobody_takes_is_given_up_after_its_hours(settings, peer_o
         assert ending(Transactions(settings.layout)) == Ending.GIVEN_UP
 
 
-def test_a_result_for_a_peer_without_an_address_is_kept_and_said_once(settings, caplog):
+def test_a_result_for_a_peer_without_an_address_is_kept_and_said_once(
+    settings, caplog, monkeypatch
+):
+    monkeypatch.setattr(reporting, "_FIRST_RETRY_SECONDS", 0.1)
     a_result(settings.layout)
     asked = Transactions(settings.layout)
     with caplog.at_level(logging.WARNING, "daemon"), Receiver(settings, lambda _: None):
         wait_until(lambda: "commitment-peer-unknown" in caplog.messages)
-        time.sleep(reporting._FIRST_RETRY_SECONDS + 1)  # it is tried again, and said no more
+        time.sleep(1)  # it is tried again, and said no more
     assert caplog.messages.count("commitment-peer-unknown") == 1
     assert asked.keys(State.RESULT)
 

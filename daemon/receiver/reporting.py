@@ -172,23 +172,24 @@ class Reporter:
 
     def _connect(self, name: str, keys: list[str]) -> bool:
         """Report what is left on an association of ours; tell whether all of it is done."""
-        left = [one for key in keys if (one := self._transactions.read(key, State.RESULT))]
-        if not left or self._stop.is_set():
+        left = [key for key in keys if self._transactions.has(key, State.RESULT)]
+        first = self._transactions.read(left[0], State.RESULT) if left else None
+        if first is None or self._stop.is_set():
             return not left
-        source = left[0].source
-        peer = self._peers.get(source.calling_ae)
+        peer = self._peers.get(first.source.calling_ae)
         if peer is None:
             if name not in self._unknown_told:
                 self._unknown_told.add(name)
                 log.warning("commitment-peer-unknown", source=name, results=len(left))
             return False
-        with self._association(source.called_ae, peer) as association:
-            talk = _talk_on(association, source)
+        with self._association(first.source.called_ae, peer) as association:
+            talk = _talk_on(association, first.source)
             if talk is None:
                 log.warning("commitment-peer-away", source=name, results=len(left))
                 return False
-            for decided in left:
-                if not self._report(talk, decided, Ending.NEW_ASSOCIATION):
+            for key in left:
+                decided = self._transactions.read(key, State.RESULT)
+                if decided and not self._report(talk, decided, Ending.NEW_ASSOCIATION):
                     log.warning("commitment-report-refused", source=name, results=len(left))
                     return False
         return True

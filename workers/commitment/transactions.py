@@ -177,6 +177,9 @@ class Transactions:
         sizes = [item.stat().st_size for item in self._items()]
         return len(sizes) >= MOST_TRANSACTIONS or sum(sizes) >= MOST_BYTES
 
+    def has(self, key: str, state: State) -> bool:
+        return self._path(key, state).exists()
+
     def read(self, key: str, state: State) -> Transaction | None:
         """Read one; None where it is gone, or damaged: then it is put aside and said so."""
         path = self._path(key, state)
