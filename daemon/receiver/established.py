@@ -338,6 +338,7 @@ class EstablishedPhase:
 
     def _see_off(self) -> None:
         """Wait for the peer to hang up behind our last word, lest a reset overtakes it; close."""
+        self._inflow = None
         ours = cast(AssociationSocket, self._dul.socket)
         connection = ours.socket
         if connection is None:

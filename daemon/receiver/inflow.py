@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
 from collections.abc import Callable
@@ -67,12 +68,19 @@ class Inflow:
         return self._end - self._begin
 
     def wait_briefly(self) -> None:
-        """Look up from waiting from now on: what is read and sent, is read and sent here."""
-        self._connection.settimeout(self._look_seconds)
+        """Look up from waiting from now on: what is read and sent, is read and sent here.
+
+        Raises ConnectionLost.
+        """
+        try:
+            self._connection.settimeout(self._look_seconds)
+        except OSError as error:
+            raise ConnectionLost(error.strerror) from error
 
     def wait_long(self) -> None:
         """Let others use the connection."""
-        self._connection.settimeout(self._usual_timeout)
+        with contextlib.suppress(OSError):  # it was closed meanwhile
+            self._connection.settimeout(self._usual_timeout)
 
     def rest(self) -> None:
         """A message has ended: the peer may be silent for a while."""
