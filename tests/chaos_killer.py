@@ -16,7 +16,7 @@ from running import alive, wait_until
 PATIENCE_SECONDS = 8.0
 """An event comes after so long even where the delivery makes no progress."""
 
-_HUNT_SECONDS = 6.0
+_HUNT_SECONDS = 15.0
 
 
 class Killer:
@@ -84,7 +84,7 @@ class Killer:
             while time.monotonic() < until:
                 horse = self._system.horse()
                 if horse is not None:
-                    time.sleep(self._rng.uniform(0, 0.3))
+                    time.sleep(self._rng.uniform(0, 0.15))
                     if signal_to(horse, signal.SIGKILL):
                         return HORSE
             target = "pairing worker"

@@ -103,4 +103,4 @@ class Plan:
     def horses(self) -> int:
         """How many studies are held back, each to make work for a horse that is hunted."""
         wanted = Counter(event.target for event in self.events())[HORSE]
-        return min(self.studies // 2, wanted)
+        return min(self.studies - 2, wanted)
