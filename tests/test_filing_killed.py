@@ -39,7 +39,8 @@ from workers.index.tables import instance
 
 PROJECT = Path(__file__).resolve().parent.parent
 WATCHED = tuple(
-    str(PROJECT / part) for part in ("workers/filing", "workers/spool", "workers/durable.py")
+    str(PROJECT / part)
+    for part in ("workers/filing", "workers/spool", "workers/durable.py", "workers/rooted.py")
 )
 ONLY_READING = ("comparing.py", "names.py", "examining.py", "placing.py", "rows.py")
 """Modules whose lines change nothing on disk (before a commit): not looked at one by one."""
@@ -147,11 +148,19 @@ def make_site(top: Path, places: tuple[Path, ...], **overrides: Any) -> Site:
     return Site(top, places, make_world(places[0], **overrides))
 
 
+def contents(world: World) -> set[bytes]:
+    """Every file of the system under its final name: in the spool, the tree, the quarantine."""
+    waiting = {name.where(world.layout).read_bytes() for name in world.waiting()}
+    aside = {path.read_bytes() for path in world.layout.quarantine.glob("*.dcm")}
+    return waiting | aside | set(world.tree().values())
+
+
 def prove(site: Site, wanted: dict[str, bytes], outcomes: dict[str, int]) -> tuple[int, int]:
     """Run again after a kill at any line; return how many states and how many real kills."""
     world = site.world
     world.let_go()
     site.copy("pristine")
+    whole = contents(world)
 
     def run_again(where: str) -> None:
         try:
@@ -165,8 +174,10 @@ def prove(site: Site, wanted: dict[str, bytes], outcomes: dict[str, int]) -> tup
 
     copies = site.take_copies()
     run_again("no line")
+    kept = contents(world)  # all but duplicates and litter
     for name, where in copies.items():
         site.restore(name)
+        assert kept <= contents(world) <= whole, f"lost or half a file when killed at {where}"
         run_again(where)
     kills = random.Random(20).sample(range(len(site.events)), 100)
     end, killed = time.monotonic() + KILL_SECONDS, 0
@@ -244,8 +255,16 @@ def test_filing_to_another_file_system_is_killed_at_any_line(tmp_path: Path) -> 
     assert states > 30
 
 
-def test_a_replacement_that_is_killed_at_any_line_is_finished(fast: Path) -> None:
-    site = make_site(fast, (fast / "site",))
+@pytest.mark.parametrize("aside", ["beside", "on another file system"])
+def test_a_replacement_that_is_killed_at_any_line_is_finished(
+    fast: Path, tmp_path: Path, aside: str
+) -> None:
+    places: tuple[Path, ...] = (fast / "site",)
+    if aside != "beside":
+        if fast.stat().st_dev == tmp_path.stat().st_dev:
+            missing("no second file system")
+        places = (fast / "site", tmp_path / "aside")
+    site = make_site(fast, places, paths={"quarantine": str(places[-1])} if places[1:] else {})
     site.filing = {"duplicates": "replace"}
     old = small_instances(fast / "old", 2)
     site.world.put({str(number): content for number, content in enumerate(old)})
