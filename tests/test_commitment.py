@@ -38,6 +38,7 @@ from pydicom import dcmread
 from config.settings import CommitmentSettings, PeerSettings, SourcePolicy
 from daemon import committing
 from daemon.committing import undeliverable
+from daemon.sweeper import Sweeper
 from workers import clock
 from workers.commitment import deciding
 from workers.commitment import transactions as store
@@ -520,6 +521,15 @@ def test_a_peer_that_nobody_knows_is_told_of_once(
     commitment = CommitmentSettings(peers=peers)
     known = world.settings.model_copy(update={"commitment": commitment})
     assert undeliverable(known) == []
+
+
+def test_what_a_kill_left_half_written_is_swept_away(world: World, slices: list[bytes]) -> None:
+    asked = request(world, *refer(slices))
+    half = world.layout.commitment / f".{asked.key}.result.0123abcd.tmp"
+    half.write_bytes(b"{")
+    os.utime(half, (0, 0))
+    Sweeper(world.index, world.settings)._clean()
+    assert [path.name for path in world.layout.commitment.iterdir()] == [f"{asked.key}.request"]
 
 
 def test_killed_at_any_line_it_comes_to_the_same_end(world: World, slices: list[bytes]) -> None:
