@@ -6,8 +6,9 @@
 DCMTK's dcmsend sends the same files from this machine to each in turn, over as many associations
 as asked, its TCP_NODELAY set; the time is that of the senders, start to end. Ours answers when an
 instance is durable (fsync of the file, then of its folder); storescp answers when it has written;
-Orthanc (where it is installed; fresh database, default storage) indexes too. Medians, and ratios
-of each run in which all were measured one after the other.
+Orthanc (where it is installed; fresh database, default storage) indexes too; `disk` is one process
+that makes the same files durable and does nothing else. Medians, and ratios of each run in which
+all were measured one after the other. `--folder /dev/shm` shows the cost without a disk.
 """
 
 from __future__ import annotations
@@ -141,6 +142,23 @@ def send(port: int, groups: list[list[Path]]) -> float:
     return time.perf_counter() - began
 
 
+def disk_alone(place: Path, files: list[Path]) -> float:
+    """Make the same files durable one by one, with nothing else; return seconds."""
+    contents = [path.read_bytes() for path in files]
+    folder = os.open(place, os.O_RDONLY)
+    began = time.perf_counter()
+    for number, content in enumerate(contents):
+        new = place / f"{number}.new"
+        with new.open("xb", buffering=0) as file:
+            file.write(content)
+            os.fsync(file.fileno())
+        new.rename(place / f"{number}")
+        os.fsync(folder)
+    seconds = time.perf_counter() - began
+    os.close(folder)
+    return seconds
+
+
 def main() -> int:
     asked = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     asked.add_argument("--instances", type=int, default=600)
@@ -161,13 +179,16 @@ def main() -> int:
         print(f"{len(files)} instances, {size:.0f} MB, {os.cpu_count()} cores")
         for associations in given.associations:
             groups = [files[one::associations] for one in range(associations)]
-            rates: dict[str, list[float]] = {name: [] for name in peers}
+            rates: dict[str, list[float]] = {name: [] for name in (*peers, "disk")}
             for _ in range(given.repeats):
                 for name, peer in peers.items():
                     (place := Path(folder) / name).mkdir()
                     with peer(place) as port:
                         rates[name].append(len(files) / send(port, groups))
                     shutil.rmtree(place)
+                (place := Path(folder) / "disk").mkdir()
+                rates["disk"].append(len(files) / disk_alone(place, files))
+                shutil.rmtree(place)
             report(associations, rates)
     return 0
 
