@@ -25,6 +25,7 @@ _OFFLINE = "daemon.cli.offline"
 _EVENTS = "daemon.cli.events"
 _ADOPTING = "daemon.cli.adopting"
 _EXPORTING = "daemon.cli.exporting"
+_CHECKING = "daemon.cli.checking"
 _RUN, _LOOK, _OFF = "Run", "Look and act", "Without a daemon"
 
 COMMANDS = (
@@ -43,6 +44,9 @@ COMMANDS = (
     ),
     LazyCommand("events", _EVENTS, "events", "Show the audit: what became of what.", _LOOK),
     LazyCommand("reindex", _ADOPTING, "run_reindex", "Adopt a tree where it lies.", _LOOK),
+    LazyCommand(
+        "check", _CHECKING, "check_installation", "Compare disk and index, and mend.", _LOOK
+    ),
     LazyCommand("export", _EXPORTING, "export", "Write tables, samples, lists for others.", _LOOK),
     LazyCommand("inspect", _OFFLINE, "inspect", "Explain roles, completeness and SUV.", _OFF),
     LazyCommand("pair", _OFFLINE, "pair", "Pair any DICOM folder.", _OFF),

@@ -64,7 +64,13 @@ class Meeting:
             work.instance.digests.dataset == known.digests.dataset
             and facts.transfer_syntax_uid == known.transfer_syntax_uid
         ):
-            comparison = Comparison(Likeness.DUPLICATE, "equal bytes")
+            if durable.sha256_of(kept) == known.digests.file:
+                comparison = Comparison(Likeness.DUPLICATE, "equal bytes")
+            else:  # then this may be the only whole one
+                comparison = Comparison(
+                    Likeness.CONFLICT,
+                    "equal to what was filed, but the file in the tree is damaged",
+                )
         else:
             comparison = compare_files(kept, work.path)
         if comparison.likeness is Likeness.DUPLICATE and policy != "quarantine":
