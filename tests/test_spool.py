@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 
 import pytest
 from filing_world import FOLDER, SENDER, die, in_child
 
 from config.layout import Layout
 from config.settings import Settings
+from workers.durable import remove_stale
 from workers.spool.batches import (
     BatchSource,
     BatchWriter,
@@ -59,6 +61,24 @@ def test_an_entry_is_durable_before_it_is_named(
             f"fsync {batch.folder}",
         ]
     assert entry.where(layout).read_bytes() == b"onetwo"
+
+
+def test_an_entry_written_in_pieces_waits_only_when_it_is_published(layout: Layout) -> None:
+    with BatchWriter(layout, SENDER) as batch:
+        entry, given_up = batch.begin(), batch.begin()
+        for one in (entry, given_up):
+            one.write(b"first ")
+            one.write(memoryview(b"second"))
+        assert waiting(layout) == []
+        temporary = layout.incoming / f"{batch.name}.{entry.name.path}"
+        assert not remove_stale(temporary, older_than=time.time() + 60)  # it is locked
+        assert entry.publish() == entry.name
+        entry.abandon()  # too late: nothing happens
+        given_up.abandon()
+        assert [one.where(layout).read_bytes() for one in waiting_entries(layout)] == [
+            b"first second"
+        ]
+        assert not os.listdir(layout.incoming)
 
 
 def test_the_description_is_there_before_the_first_entry(layout: Layout) -> None:

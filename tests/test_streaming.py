@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import gc
 import logging
 import os
 import socket
@@ -196,7 +197,7 @@ def test_silence_within_a_message_ends_the_association(receive, settings, caplog
         peer.send(begun)
         began = time.monotonic()
         assert (said := peer.hear()).kind == "abort", said
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 4
     assert await_end(caplog)["how"] == "too slow within a message"
     wait_until(lambda: not os.listdir(settings.layout.ready), 5)
     assert not os.listdir(settings.layout.incoming)
@@ -210,15 +211,15 @@ def test_dripping_bytes_do_not_keep_an_association_alive(receive, caplog):
             with contextlib.suppress(ConnectionError):
                 peer.send(b"\0")
             time.sleep(0.02)
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 4
     assert await_end(caplog)["how"] == "too slow within a message"
 
 
 def test_a_slow_link_that_gets_on_is_given_its_time(receive):
-    with Peer(receive(dimse_timeout_seconds=0.4).port).associate() as peer:
+    with Peer(receive(dimse_timeout_seconds=1).port).associate() as peer:
         peer.send(COMMAND_PDU)
-        for _ in range(6):
-            time.sleep(0.15)  # longer than allowed in all, but never without progress
+        for _ in range(7):
+            time.sleep(0.2)  # longer than allowed in all, but never without progress
             peer.send(p_data(pdv(0, bytes(PROGRESS_BYTES))))
         peer.send(p_data(pdv(LAST)))
         assert peer.hear().status == 0x0000
@@ -232,7 +233,7 @@ def test_silence_between_messages_ends_the_association_later(receive, caplog):
         began = time.monotonic()
         assert (said := peer.hear()).kind == "abort"
         assert said.source == 0
-        assert 0.8 < time.monotonic() - began < 2.5
+        assert 0.8 < time.monotonic() - began < 5
     assert await_end(caplog)["how"] == "silent"
 
 
@@ -419,3 +420,38 @@ def test_a_wait_ends_by_silence_by_the_peer_or_by_us(pair):
     theirs.close()
     with pytest.raises(ConnectionLost):
         inflow(ours).need(1)
+
+
+def test_a_buffer_goes_with_its_association(receive):
+    receiver = receive()
+    gc.collect()
+    gc.disable()  # pynetdicom's threads hang in reference cycles
+    tracemalloc.start()
+    try:
+        for last_word in (wire.release(), wire.abort(), b"", b"garbage"):
+            for _ in range(3):
+                with Peer(receiver.port).associate() as peer:
+                    peer.send(store(), last_word)
+                    assert peer.hear().status == 0x0000
+        wait_until(lambda: not receiver._server.active_associations, 5)
+        ours = tracemalloc.Filter(inclusive=True, filename_pattern="*/inflow.py")
+        held = tracemalloc.take_snapshot().filter_traces([ours]).statistics("filename")
+        assert sum(one.size for one in held) < BUFFER_BYTES
+    finally:
+        tracemalloc.stop()
+        gc.enable()
+
+
+def test_an_error_of_ours_ends_one_association_alone(receive, settings, monkeypatch):
+    receiver = receive()
+    with Peer(receiver.port).associate() as good, Peer(receiver.port).associate() as peer:
+        peer.send(COMMAND_PDU, p_data(pdv(0, bytes(1000))))
+        wait_until(lambda: being_written(settings), 5)
+        with monkeypatch.context() as patch:
+            patch.setattr(storing.AssociationStore, "finish", lambda _: 1 / 0)
+            peer.send(p_data(pdv(LAST)))
+            assert peer.hear().kind == "abort"
+        wait_until(lambda: len(receiver._associations.running) == 1, 5)
+        assert being_written(settings) is None
+        good.send(store())
+        assert good.hear().status == 0x0000
