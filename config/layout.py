@@ -18,6 +18,8 @@ class Layout:
     spool: Path
     quarantine: Path
     run: Path
+    output_root: Path
+    """Where `.petct/` and pairs lie when the archive could not be written to."""
     file_mode: int = 0o640
     """Permissions of what is filed, of pairs, index and journal; all else is our user's alone."""
     folder_mode: int = 0o750
@@ -47,9 +49,21 @@ class Layout:
         return self.spool / "notes"
 
     @property
+    def output(self) -> Path:
+        """The tree of what we make: `.petct/` and the pairs. The archive, unless it was adopted
+        read-only: then the identity that it was given stands in `output_root`.
+        """
+        return self.output_root if self.is_read_only else self.archive
+
+    @property
+    def is_read_only(self) -> bool:
+        """Whether nothing is ever written into the archive: it was adopted without permission."""
+        return (self.output_root / ".petct" / "id").exists()
+
+    @property
     def archive_private(self) -> Path:
         """Identity, journal and temporary files of the archive."""
-        return self.archive / ".petct"
+        return self.output / ".petct"
 
     @property
     def spool_private(self) -> Path:

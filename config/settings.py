@@ -223,6 +223,7 @@ class PairingSettings(_Table):
     nifti: bool = False
     strict_suv: bool = False
     require_suv: bool = False
+    output_root: Path | None = None
 
     @field_validator("grid")
     @classmethod
@@ -358,6 +359,7 @@ class Settings(BaseSettings):
             spool=root / (self.paths.spool or "spool"),
             quarantine=root / (self.paths.quarantine or "quarantine"),
             run=root / (self.paths.run or "run"),
+            output_root=root / (self.pairing.output_root or "pairs"),
             file_mode=int(self.files.mode, 8),
             folder_mode=int(self.files.folder_mode, 8),
         )

@@ -22,6 +22,7 @@ EXIT_UNEXPECTED = 1
 _ROLES = "daemon.cli.roles"
 _LOOKING = "daemon.cli.looking"
 _OFFLINE = "daemon.cli.offline"
+_FINDING = "daemon.cli.finding"
 _EVENTS = "daemon.cli.events"
 _ADOPTING = "daemon.cli.adopting"
 _EXPORTING = "daemon.cli.exporting"
@@ -37,7 +38,9 @@ COMMANDS = (
     LazyCommand("sweep", _ROLES, "sweep", "Run the sweeper alone.", _RUN),
     LazyCommand("valkey", _ROLES, "valkey", "Run the private queue server alone.", _RUN),
     LazyCommand("status", _LOOKING, "status", "Show what arrived and what waits.", _LOOK),
-    LazyCommand("studies", _LOOKING, "studies", "List the studies.", _LOOK),
+    LazyCommand("studies", _FINDING, "studies", "List the studies.", _LOOK),
+    LazyCommand("find", _FINDING, "find", "Find series or instances by any column.", _LOOK),
+    LazyCommand("show", _FINDING, "show", "Show all of one study.", _LOOK),
     LazyCommand("held", _LOOKING, "held", "List and resolve what needs a person.", _LOOK),
     LazyCommand(
         "quarantine", _LOOKING, "quarantine", "List, retry or drop set-aside files.", _LOOK

@@ -1,4 +1,4 @@
-"""Commands that look at a system and act on it: status, studies, held, quarantine."""
+"""Commands that look at a system and act on it: status, held, quarantine."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Column, Table
 
 from config.settings import Settings
+from daemon.cli.events import shown
 from daemon.cli.options import Config, Root, acting_user, settings_of
 from daemon.looking import RATE_SECONDS, Status, look
 from workers.completeness.overriding import override_pair, wait_longer
@@ -37,35 +39,6 @@ def status(root: Root = None, config: Config = None, as_json: Json = False) -> N
         print(json.dumps(found.to_json_object()))
     else:
         _print_status(found)
-
-
-def studies(
-    root: Root = None, config: Config = None, as_json: Json = False, limit: Limit = 100
-) -> None:
-    """List the studies, newest first, with their series' roles and their pair."""
-    with _index(settings_of(root, config)) as index, index.read() as connection:
-        found = list_studies(connection, limit=limit)
-    if as_json:
-        print(json.dumps(found))
-        return
-    # three columns: a StudyInstanceUID and the states of seven series must fit in 80 characters
-    table = Table(
-        Column("Study", overflow="fold"),
-        Column("Series", no_wrap=True),
-        Column("Pair", max_width=18),
-    )
-    for one in found:
-        roles = "\n".join(
-            f"{member['role'] or member['modality']}: {member['instances']} {member['state']}"
-            for member in one["series"]
-        )
-        pair = one["pair"]
-        words = pair["state"] if pair else "-"
-        if pair and pair["revision"]:
-            words += f", revision {pair['revision']}"
-        who = f"{_escape(one['patient_ID'])} {one['study_date'] or ''}".strip()
-        table.add_row(f"{one['study']}\n{who}", roles, words)
-    _console().print(table)
 
 
 @held.callback()
@@ -266,5 +239,5 @@ def _console() -> Console:
 
 
 def _escape(text: str) -> str:
-    """Keep header values from being read as markup."""
-    return text.replace("[", "\\[")
+    """Keep header values from being read as markup or as a terminal's commands."""
+    return escape(shown(text))

@@ -47,7 +47,8 @@ COLUMNS = (
 Level = Literal["series", "instance"]
 
 _STUDIES_A_PAGE = 100
-_REFERENCES = ("reference_ct", "reference_rs", "reference_pl")
+REFERENCES = ("reference_ct", "reference_rs", "reference_pl")
+"""Columns that name the series of a referenced instance, where it is known."""
 _COPIED = (
     "instance_uid",
     "reference_frame",
@@ -70,15 +71,21 @@ class _Member:
     order: tuple[float, float, str]
 
 
-def dictionary_rows(index: MetadataIndex, level: Level = "series") -> Iterator[dict[str, Any]]:
+def dictionary_rows(
+    index: MetadataIndex,
+    level: Level = "series",
+    *,
+    only: sa.ColumnElement[bool] | None = None,
+) -> Iterator[dict[str, Any]]:
     """Yield one row for each (patient_ID, study, series, subseries), or for each instance.
 
     Rows come ordered by patient_ID, study, series, subseries and slice, whatever order they were
     filed in. The index is read series by series, in short transactions: memory is bounded by the
-    largest series.
+    largest series. `only` asks something of a row of series joined with its study.
     """
-    for found in _studies(index):
-        for member in _series_of(index, found.id):
+    wanted = sa.and_(series.c.instances > 0, sa.true() if only is None else only)
+    for found in _studies(index, wanted):
+        for member in _series_of(index, found.id, wanted):
             with index.read() as connection:
                 members = _members(connection, member.id)
                 resolved = _resolve(connection, [one.row for one in members])
@@ -109,11 +116,12 @@ def count_instances(index: MetadataIndex) -> int:
         return int(found.scalar_one())
 
 
-def _studies(index: MetadataIndex) -> Iterator[Any]:
-    """Yield the studies, ordered by patient and study, a page at a time."""
+def _studies(index: MetadataIndex, wanted: sa.ColumnElement[bool]) -> Iterator[Any]:
+    """Yield the studies with a wanted series, ordered by patient and study, a page at a time."""
     patient = study.c["patient_ID"]
     chosen = (
         sa.select(study.c.id, patient, study.c.study, study.c.study_description)
+        .where(sa.exists().where(series.c.study_id == study.c.id, wanted).correlate(study))
         .order_by(patient, study.c.study)
         .limit(_STUDIES_A_PAGE)
     )
@@ -135,11 +143,14 @@ def _studies(index: MetadataIndex) -> Iterator[Any]:
         last = rows[-1]
 
 
-def _series_of(index: MetadataIndex, study_id: int) -> Sequence[Any]:
+def _series_of(
+    index: MetadataIndex, study_id: int, wanted: sa.ColumnElement[bool]
+) -> Sequence[Any]:
     with index.read() as connection:
         return connection.execute(
             sa.select(series.c.id, series.c.series, series.c.series_description, series.c.modality)
-            .where(series.c.study_id == study_id, series.c.instances > 0)
+            .join(study, study.c.id == series.c.study_id)
+            .where(series.c.study_id == study_id, wanted)
             .order_by(series.c.series)
         ).all()
 
@@ -175,7 +186,7 @@ def _natural(subseries: str) -> tuple[int, str]:
 
 def _resolve(connection: Connection, rows: Sequence[Any]) -> dict[str, str]:
     """Return the series of every referenced instance that the index knows."""
-    wanted = {getattr(row, name) for row in rows for name in _REFERENCES} - {None}
+    wanted = {getattr(row, name) for row in rows for name in REFERENCES} - {None}
     resolved: dict[str, str] = {}
     uids = sorted(wanted)
     for start in range(0, len(uids), 500):  # below the databases' limits on parameters
@@ -215,7 +226,7 @@ def _row(
     }
     for name in _COPIED:
         values[name] = getattr(row, name)
-    for name in _REFERENCES:
+    for name in REFERENCES:
         uid = getattr(row, name)
         values[name] = resolved.get(uid, uid)
     return {name: values[name] for name in COLUMNS}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,14 +67,23 @@ def _grouped(
 
 
 def list_studies(
-    connection: Connection, *, limit: int = 1000, state: str | None = None
+    connection: Connection,
+    *,
+    limit: int = 1000,
+    state: str | None = None,
+    where: Sequence[sa.ColumnElement[bool]] = (),
 ) -> list[dict[str, Any]]:
-    """List studies, newest first, each with its series and its pair."""
+    """List studies, newest first, each with its series and its pair.
+
+    `where` asks something of a row of study joined with its pair.
+    """
     chosen = (
         sa.select(study, pair.c.state.label("pair_state"), pair.c.reasons, pair.c.pet, pair.c.ct,
                   pair.c.revision, pair.c.folder, pair.c.needed_at, pair.c.ready_at)
         .join(pair, pair.c.study_id == study.c.id, isouter=True)
-        .where(sa.exists().where(series.c.study_id == study.c.id, series.c.instances > 0))
+        .where(
+            sa.exists().where(series.c.study_id == study.c.id, series.c.instances > 0), *where
+        )
         .order_by(study.c.last_at.desc(), study.c.id.desc())
         .limit(limit)
     )  # fmt: skip
