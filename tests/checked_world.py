@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from filing_world import (
+    FOLDER,
     SENDER,
     World,
     encoded,
@@ -78,7 +79,8 @@ def copy_of(template: Path, folder: Path, **overrides: Any) -> Iterator[World]:
     """A copy of an installation that a test may spoil."""
     root = folder / "root"
     shutil.copytree(template, root, symlinks=True)
-    world = World(settings_for(root, **{"redis": NO_SERVER, **overrides}))
+    ours = {"redis": NO_SERVER, "watch": [{"path": FOLDER.folder}]}
+    world = World(settings_for(root, **{**ours, **overrides}))
     try:
         yield world
     finally:

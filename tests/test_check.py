@@ -24,6 +24,7 @@ from checked_world import (
     sql,
     stores,
 )
+from conftest import PROJECT
 from filing_world import World, changed, encoded, other_pixels, tiny
 from hypothesis import given
 from hypothesis import strategies as st
@@ -488,6 +489,13 @@ def test_every_code_is_planted_somewhere() -> None:
     }  # fmt: skip
     assert planted | elsewhere == set(Code)
     assert set(MEANINGS) == set(Code)
+
+
+def test_the_page_on_checking_says_of_every_code_what_the_program_says() -> None:
+    page = (PROJECT / "docs" / "check.md").read_text()
+    for code, meaning in MEANINGS.items():
+        assert f"| `{code}` | {meaning.severity} | {meaning.words} | {meaning.repair} |" in page
+    assert page.count("\n| `") == len(MEANINGS) + 3  # and the options
 
 
 # pure ---------------------------------------------------------------------------------------------

@@ -344,6 +344,18 @@ def test_the_good_version_of_a_damaged_file_is_kept_and_can_take_its_place(
     assert codes(checked(world, checksums=True)) == {}
 
 
+def test_a_reason_is_not_made_up_where_the_source_is_not_known(
+    template: Path, tmp_path: Path
+) -> None:
+    with copy_of(template, tmp_path, watch=[]) as world:
+        quarantine_without_reason(world)
+        before = stores(world)
+        report = repaired(world)
+        assert not report.is_clean
+        assert "not known" in examples(report, Code.QUARANTINE_WITHOUT_REASON)[0]["detail"]
+        assert stores(world) == before
+
+
 # what is on its way -----------------------------------------------------------------------------
 
 

@@ -6,8 +6,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,9 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 from rich.tree import Tree
+
+from daemon.cli.progress import progress
 
 if TYPE_CHECKING:
     from daemon.demo import DemoResult
@@ -48,7 +47,7 @@ def demo(
     from daemon.demo import run_demo
 
     console = Console(soft_wrap=True)
-    with _progress() as step:
+    with progress() as step:
         result = run_demo(root.absolute(), step)
     _explain(console, result)
 
@@ -62,7 +61,7 @@ def phantom(
     """Write synthetic PET/CT studies: scout, CT, reformats, PET NAC, PET AC, MIP."""
     from workers.phantom.study import PhantomSpec, write_study
 
-    with _progress() as step:
+    with progress() as step:
         for number in range(1, patients + 1):
             try:
                 spec = PhantomSpec(number, size=size, orientation=orientation)  # type: ignore[arg-type]
@@ -77,7 +76,7 @@ def inspect(path: Source, as_json: Json = False) -> None:
     """Explain roles, completeness and SUV of any DICOM file or folder."""
     from workers.inspecting import inspect_path
 
-    with _progress(quiet=as_json) as step:
+    with progress(quiet=as_json) as step:
         found = inspect_path(path, progress=lambda n: step("reading", n, 0))
     if as_json:
         print(json.dumps(found.to_json_object()))
@@ -109,7 +108,7 @@ def pair(
     except ValueError:
         raise typer.BadParameter("a grid is pet, ct or isotropic:<mm>") from None
     override = Override(pet=pet, ct=ct, forced=force) if pet or ct or force else None
-    with _progress(quiet=as_json) as step:
+    with progress(quiet=as_json) as step:
         result = pair_folder(
             path, out, settings, override, study, progress=lambda n: step("reading", n, 0)
         )
@@ -122,23 +121,6 @@ def pair(
         console.print(f"{result.state}" + (f": {out}" if result.state == "ready" else ""))
     if result.state != "ready":
         raise typer.Exit(EXIT_HELD)
-
-
-@contextmanager
-def _progress(*, quiet: bool = False) -> Iterator[Callable[[str, int, int], None]]:
-    """Show one bar for each thing that goes on, on stderr, where a person watches it."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-               TimeRemainingColumn())  # fmt: skip
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=quiet or not console.is_terminal) as bars:
-        tasks: dict[str, Any] = {}
-
-        def step(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total or None)
-            bars.update(tasks[what], completed=done, total=total or None)
-
-        yield step
 
 
 def _print_inspection(console: Console, found: Inspection) -> None:

@@ -71,7 +71,7 @@ MEANINGS: dict[Code, Meaning] = {
     Code.ROW_WITHOUT_FILE: Meaning(
         _DAMAGE,
         "the index knows an instance whose file is not in the tree",
-        "linked back where quarantine or spool hold the same bytes; else left: send it again",
+        "given back where quarantine or spool hold the same bytes; else left: send it again",
     ),
     Code.FILE_WITHOUT_ROW: Meaning(
         _DRIFT,

@@ -7,17 +7,17 @@ import os
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import sqlalchemy as sa
 
+from config.settings import Settings
 from workers import clock, durable
 from workers.checking.codes import Code
 from workers.checking.merging import merge
 from workers.checking.reading import digest_of, is_file, is_left_over
-from workers.checking.rows import paged
+from workers.checking.rows import PAGE, paged
 from workers.checking.scene import Scene
 from workers.filing import quarantine
 from workers.filing.rows import ArrivalRow, insert_arrivals
@@ -95,28 +95,44 @@ def _settle_known(scene: Scene, row: Any) -> None:
         scene.tell(Code.QUARANTINE_WITHOUT_FILE, f"entry {row.entry}", row.outcome)
     elif not has_reason:
         scene.settle(Code.QUARANTINE_WITHOUT_REASON, f"entry {row.entry}", row.outcome,
-                     lambda: _write_reason(place, row))  # fmt: skip
+                     lambda: _write_reason(scene, row))  # fmt: skip
 
 
-def _write_reason(place: Path, row: Any) -> None:
-    """Write the reason that the index knows; the source and the path it came under are lost."""
+def _write_reason(scene: Scene, row: Any) -> str | None:
+    """Write the reason that the index knows; the path that the file came under is lost."""
+    place = scene.layout.quarantine
+    source = source_of(scene.settings, row.source)
+    if source is None:
+        return "where it came from is not known, so a retry could not tell what its source asks"
     file = quarantine.file_of(place, row.entry)
-    reason = {
-        "schema": quarantine.SCHEMA,
-        "entry": row.entry,
-        "outcome": row.outcome,
-        "code": row.code or row.outcome,
-        "reason": row.reason or row.outcome,
-        "at": row.at,
-        "source": {"kind": "folder"},
-        "original_path": file.name,
-        "size": row.size,
-        "sha256": digest_of(file),
-        "dataset_sha256": row.dataset_sha256 or "",
-        "instance_uid": row.instance_uid or "",
-    }
-    words = json.dumps(reason, indent=1).encode("ascii")
-    durable.replace_file(quarantine.reason_of(place, row.entry), words)
+    reason = quarantine.Reason(
+        entry=row.entry,
+        outcome=row.outcome,
+        code=row.code or row.outcome,
+        reason=row.reason or row.outcome,
+        at=row.at,
+        source=asdict(source),
+        original_path=file.name,
+        size=os.lstat(file).st_size,
+        sha256=digest_of(file),
+        dataset_sha256=row.dataset_sha256 or "",
+        instance_uid=row.instance_uid or "",
+    )
+    words = json.dumps({"schema": quarantine.SCHEMA, **asdict(reason)}, indent=1)
+    durable.replace_file(quarantine.reason_of(place, row.entry), words.encode("ascii"))
+    return None
+
+
+def source_of(settings: Settings, key: str) -> BatchSource | None:
+    """Return the source that a key of the index stands for; None for a folder watched no more."""
+    association = re.fullmatch(r"(.*)>(.*)@(.*)", key)
+    if association is not None:
+        calling_ae, called_ae, address = association.groups()
+        return BatchSource("association", calling_ae, called_ae, address)
+    folders = [watch.path for watch in settings.watched]
+    folders += [path.resolve() for path in folders]
+    known = [BatchSource("folder", folder=os.fspath(folder)) for folder in folders]
+    return next((source for source in known if source.key == key), None)
 
 
 def _settle_unknown(scene: Scene, unknown: list[Kept]) -> None:
@@ -124,29 +140,32 @@ def _settle_unknown(scene: Scene, unknown: list[Kept]) -> None:
     if not unknown:
         return
     waiting = {entry.identifier for entry in waiting_entries(scene.layout)}
-    with scene.index.read() as connection:  # after the spool: nothing slips between
-        entries = [kept.entry for kept in unknown if kept.entry not in waiting]
-        known = connection.execute(
-            sa.select(arrival.c.entry).where(
-                arrival.c.entry.in_(entries), arrival.c.outcome.in_(SET_ASIDE)
+    left = [kept.entry for kept in unknown if kept.entry not in waiting]
+    for start in range(0, len(left), PAGE):
+        page = left[start : start + PAGE]
+        with scene.index.read() as connection:  # after the spool: nothing slips between
+            known = connection.execute(
+                sa.select(arrival.c.entry).where(
+                    arrival.c.entry.in_(page), arrival.c.outcome.in_(SET_ASIDE)
+                )
             )
-        )
-        done = set(known.scalars())
-    place = scene.layout.quarantine
-    for kept in unknown:
-        if kept.entry in waiting or kept.entry in done:
-            continue
-        there = [is_file(quarantine.file_of(place, kept.entry)),
-                 is_file(quarantine.reason_of(place, kept.entry))]  # fmt: skip
-        if not any(there):
-            continue  # given back or dropped just now
-        where, code = f"entry {kept.entry}", Code.QUARANTINE_WITHOUT_ARRIVAL
-        if all(there):
-            scene.settle(code, where, "", lambda kept=kept: _write_arrival(scene, kept.entry))  # type: ignore[misc]
-        else:
-            scene.tell(
-                code, where, "no reason beside it" if there[0] else "a reason without a file"
-            )
+            done = set(known.scalars())
+        for entry in page:
+            if entry not in done:
+                _settle_without_arrival(scene, entry)
+
+
+def _settle_without_arrival(scene: Scene, entry: str) -> None:
+    place, where = scene.layout.quarantine, f"entry {entry}"
+    has_file = is_file(quarantine.file_of(place, entry))
+    has_reason = is_file(quarantine.reason_of(place, entry))
+    code = Code.QUARANTINE_WITHOUT_ARRIVAL
+    if has_file and has_reason:
+        scene.settle(code, where, "", lambda: _write_arrival(scene, entry))
+    elif has_file:
+        scene.tell(code, where, "no reason beside it")
+    elif has_reason:
+        scene.tell(code, where, "a reason without a file")
 
 
 def _write_arrival(scene: Scene, entry: str) -> str | None:
