@@ -176,6 +176,13 @@ def test_a_link_in_place_of_an_archive_is_not_followed(tmp_path: Path) -> None:
         next(open_archive(tmp_path / "link.tar"))
 
 
+@pytest.mark.parametrize("content", [zipped({}), tarred({})])
+def test_an_empty_archive_is_no_harm(tmp_path: Path, content: bytes) -> None:
+    contents = read(at(tmp_path, "one.zip" if content.startswith(b"PK") else "one.tar", content))
+    assert not contents.files
+    assert contents.codes in ([], ["damaged-archive"])
+
+
 # names --------------------------------------------------------------------------------------------
 
 NAMES = {
@@ -244,6 +251,25 @@ def test_a_zip_with_a_name_that_is_no_utf_8_is_read_all_the_same(tmp_path: Path)
     contents = read(at(tmp_path, "one.zip", content))
     assert list(contents.files.values()) == [b"data", b"good"]
     assert contents.codes == ["truncated"]
+
+
+def test_a_zip_with_a_member_of_no_name_is_read(tmp_path: Path) -> None:
+    content = zipped({"x": b"data", "good": b"good"})
+    at_name = content.rindex(b"PK\1\2", 0, content.rindex(b"PK\1\2"))
+    nameless = bytearray(content)
+    nameless[at_name + 28], nameless[at_name + 30] = 0, 1  # its letter is an extra field now
+    contents = read(at(tmp_path, "one.zip", bytes(nameless)))
+    assert b"good" in contents.files.values()
+
+
+def test_a_zip_with_a_member_before_its_begin_is_read(tmp_path: Path) -> None:
+    content = bytearray(zipped({"x": b"data", "good": b"good"}))
+    place = content.index(b"PK\5\6") + 16
+    offset = struct.unpack_from("<L", content, place)[0]
+    struct.pack_into("<L", content, place, offset + 9)  # so all members lie 9 bytes before
+    contents = read(at(tmp_path, "one.zip", bytes(content)))
+    assert "damaged-archive" in contents.codes
+    assert set(contents.files.values()) <= {b"data", b"good"}
 
 
 # what is no file ----------------------------------------------------------------------------------

@@ -307,6 +307,19 @@ def test_a_codestream_larger_than_its_header_says_is_not_decoded(name: str, tmp_
     assert found.likeness is Likeness.CONFLICT
 
 
+def test_a_panic_of_the_decoder_of_rle_ends_no_worker(tmp_path: Path) -> None:
+    """The segments of this frame unpack to more than a frame: pylibjpeg-rle 2.2 panics."""
+    dataset = pixels(RLE)
+    run = b"\x81\0" * (dataset.Rows * dataset.Columns // 128)
+    head = struct.pack("<16L", 2, 64, 64 + len(run) + 2, *[0] * 13)
+    dataset.PixelData = encapsulate([head + run + b"\x81\0" + run])
+    with pytest.raises(DataError):
+        stored_pixels(dataset, None)
+    dataset.save_as(tmp_path / "panics")
+    pixels().save_as(tmp_path / "plain")
+    assert compare_files(tmp_path / "plain", tmp_path / "panics").likeness is Likeness.CONFLICT
+
+
 def test_a_large_image_of_tiny_tiles_is_refused() -> None:
     dataset = pixels(J2K, Rows=4096, Columns=4096)
     dataset.PixelData = encapsulate([j2k_begin(4096, 4096, tile=16)])

@@ -207,3 +207,10 @@ def test_the_first_source_whose_every_key_matches_counts(tmp_path: Path) -> None
     assert prefix(folder="/data/drop") == "drop-"
     assert prefix(folder=str(tmp_path / "root" / "inbox")) == "inbox-"
     assert prefix(calling_ae="B") == ""
+
+
+@pytest.mark.parametrize("content", [b'root = "\xff\xfe"', b"a = " + b"[" * 5000])
+def test_a_file_that_cannot_be_decoded_is_no_toml(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "bad.toml").write_bytes(content)
+    with pytest.raises(ConfigUnreadable, match="no TOML"):
+        load_settings(tmp_path / "bad.toml", environ={})

@@ -223,3 +223,19 @@ def test_folders_and_undecodable_names_are_walked(layout: Layout) -> None:
     )
     assert len({entry.identifier for entry in found}) == 4
     assert list(entries_of(layout, "none")) == []
+
+
+@pytest.mark.parametrize(
+    "description",
+    [b"", b"[1]", b"[" * 5000, b'{"kind": 5}', b'{"kind": "folder", "folder": ["a"]}',
+     b'{"kind": "folder", "folder": "\\ud800"}', b'{"kind": "folder", "calling_ae": "\\u0000"}',
+     b'{"kind": "elsewhere"}', b"{}", b"\xff\xfe"],
+)  # fmt: skip
+def test_a_damaged_description_of_a_batch_is_told_as_such(
+    settings: Settings, description: bytes
+) -> None:
+    folder = settings.layout.ready / "f1"
+    folder.mkdir()
+    (folder / "batch.json").write_bytes(description)
+    with pytest.raises(ValueError):
+        read_source(settings.layout, "f1")

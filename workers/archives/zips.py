@@ -57,9 +57,11 @@ def zip_members(
         overlapping = _overlapping(infos, archive.start_dir)
         for info in infos:
             budget.take_member()
-            if info.is_dir():
+            if info.filename.endswith("/"):  # is_dir fails where there is no name
                 continue
             found = _finding(info, budget)
+            if not 0 <= info.header_offset < size and found is None:
+                found = ArchiveDamaged.code, "the directory gives it no place in the archive"
             if info.header_offset in overlapping and found is None:
                 found = FindingCode.OVERLAPPING, "its data is another member's too"
             if found is not None:
@@ -217,10 +219,10 @@ def _finding(info: zipfile.ZipInfo, budget: Budget) -> tuple[str, str] | None:
 def _overlapping(infos: list[zipfile.ZipInfo], directory: int) -> frozenset[int]:
     """Return the places of members whose packed data reaches into another one's."""
     order = sorted(infos, key=lambda info: info.header_offset)
-    nexts = [*(info.header_offset for info in order[1:]), directory]
+    nexts = [info.header_offset for info in order[1:]]
     return frozenset(
         info.header_offset
-        for info, following in zip(order, nexts, strict=True)
+        for info, following in zip(order, (*nexts, directory), strict=False)
         if info.header_offset + _LOCAL.size + info.compress_size > following
     )
 
@@ -245,7 +247,7 @@ def _without_directory(
 ) -> Iterator[tuple[str, Stream] | Finding]:
     """Yield what the members' own headers say, from the begin as far as it goes."""
     place = 0
-    while (local := _read_local(file, place)) is not None:
+    while place < size and (local := _read_local(file, place)) is not None:
         budget.take_member()
         sized = not local.flags & _SIZES_FOLLOW
         if local.flags & _ENCRYPTED or local.method not in _METHODS:

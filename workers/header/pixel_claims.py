@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from pydicom.dataset import Dataset
@@ -75,6 +76,20 @@ def check_pixels(dataset: Dataset, frame: int | None = None) -> PixelClaims:
         for codestream in _codestreams(value, claims.frames, frame):
             check_codestream(codestream, claims)
     return claims
+
+
+@contextmanager
+def decoder_failures() -> Iterator[None]:
+    """Raise the panic of a decoder written in Rust (RLE) as PixelError.
+
+    It comes as a BaseException of a class that cannot be imported, and would end a worker.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__module__ != "pyo3_runtime":
+            raise
+        raise PixelError(f"the decoder failed: {error}") from None
 
 
 def check_codestream(frame: bytes, claims: PixelClaims) -> None:

@@ -24,7 +24,7 @@ from pydicom.uid import UID
 from workers import limits
 from workers.errors import Exceeded, PairingRefused, PixelError
 from workers.header.facts import FrameFacts, InstanceFacts
-from workers.header.pixel_claims import PixelClaims, check_pixels
+from workers.header.pixel_claims import PixelClaims, check_pixels, decoder_failures
 
 Stored = npt.NDArray[np.integer]
 Floats = npt.NDArray[np.float64]
@@ -110,7 +110,8 @@ def stored_pixels(dataset: Dataset, frame: int | None) -> Stored:
         claims = check_pixels(dataset, frame or 0)
         if syntax in _LITTLE_ENDIAN and claims.bits_allocated in (8, 16, 32):
             return _native(dataset, claims, frame or 0)
-        pixels: Stored = pixel_array(dataset, index=frame or 0, raw=True)
+        with decoder_failures():
+            pixels: Stored = pixel_array(dataset, index=frame or 0, raw=True)
     except _DECODING_ERRORS as error:
         name = UID(syntax).name
         raise PixelError(f"pixels in {name} cannot be decoded: {_brief(error)}") from error
