@@ -1,4 +1,4 @@
-# make demo | test | chaos | soak | check | constraints | audit | clean
+# make demo | test | chaos | soak | fuzz | check | constraints | audit | clean
 # All that is installed goes into .venv; the stamps in it make a second call quick.
 
 VENV := .venv
@@ -7,7 +7,7 @@ PYTHON ?=
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 CHECKED := config workers daemon tests $(wildcard benchmarks)
 
-.PHONY: demo test chaos soak check constraints audit clean help
+.PHONY: demo test chaos soak fuzz check constraints audit clean help
 .PHONY: check-format check-lint check-types check-layers check-spelling
 
 help:
@@ -15,6 +15,7 @@ help:
 	@echo "make test         run the tests; ARGS='-k words' chooses"
 	@echo "make chaos        kill the system at work and judge what is left; ARGS='--seeds 1-10'"
 	@echo "make soak         send for long and watch what grows; ARGS='--instances 200000'"
+	@echo "make fuzz         read hostile input of every kind; ARGS='--seconds 60 header archives'"
 	@echo "make check        formatting, lint, types, layers, spelling"
 	@echo "make constraints  pin what is installed now"
 	@echo "make audit        ask which pinned versions have known vulnerabilities; needs the network"
@@ -34,6 +35,9 @@ chaos: $(VENV)/.dev
 
 soak: $(VENV)/.dev
 	$(BIN)/python tests/soak_run.py $(ARGS)
+
+fuzz: $(VENV)/.fuzz
+	$(BIN)/python tests/fuzzing/run.py $(ARGS)
 
 check-format: $(VENV)/.dev
 	$(BIN)/ruff format --check $(CHECKED)
@@ -83,6 +87,14 @@ $(VENV)/.dev: $(VENV)/.run
 	print(*tomllib.load(open('pyproject.toml', 'rb'))['dependency-groups']['dev'], sep='\n')" \
 	> $(VENV)/dev.txt
 	$(PIP) install --quiet --constraint constraints.txt --requirement $(VENV)/dev.txt
+	@touch $@
+
+# a Python for which there is none fuzzes without coverage
+$(VENV)/.fuzz: $(VENV)/.dev
+	$(PIP) install --quiet --only-binary :all: --constraint constraints.txt \
+	"$$($(BIN)/python -c "import tomllib; \
+	print(*tomllib.load(open('pyproject.toml', 'rb'))['dependency-groups']['fuzz'])")" \
+	|| echo "no atheris for this Python"
 	@touch $@
 
 clean:

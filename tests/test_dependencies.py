@@ -27,8 +27,10 @@ def wanted() -> dict[str, set[str]]:
     project = PYPROJECT["project"]
     runs = named(project["dependencies"])
     optional = named([one for group in project["optional-dependencies"].values() for one in group])
-    groups = [one for group in PYPROJECT["dependency-groups"].values() for one in group]
-    rest = named(groups) | named(PYPROJECT["build-system"]["requires"])
+    # not the group of the fuzzing, for which there need not be a wheel
+    rest = named(PYPROJECT["dependency-groups"]["dev"]) | named(
+        PYPROJECT["build-system"]["requires"]
+    )
     return {
         "What runs": runs,
         "What is optional": optional,
