@@ -27,6 +27,7 @@ _EVENTS = "daemon.cli.events"
 _ADOPTING = "daemon.cli.adopting"
 _EXPORTING = "daemon.cli.exporting"
 _CHECKING = "daemon.cli.checking"
+_DEIDENTIFYING = "daemon.cli.deidentifying"
 _RUN, _LOOK, _OFF = "Run", "Look and act", "Without a daemon"
 
 COMMANDS = (
@@ -53,6 +54,9 @@ COMMANDS = (
     LazyCommand("export", _EXPORTING, "export", "Write tables, samples, lists for others.", _LOOK),
     LazyCommand("inspect", _OFFLINE, "inspect", "Explain roles, completeness and SUV.", _OFF),
     LazyCommand("pair", _OFFLINE, "pair", "Pair any DICOM folder.", _OFF),
+    LazyCommand(
+        "deid-report", _DEIDENTIFYING, "deid_report", "Tell what would be de-identified.", _OFF
+    ),
     LazyCommand("phantom", _OFFLINE, "phantom", "Write a synthetic PET/CT study.", _OFF),
 )
 

@@ -14,6 +14,8 @@ import hmac
 import json
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -93,30 +95,23 @@ class EntryDeidentifier:
 
     def _write(self, file: BinaryIO, temporary: Path, patient_id: str | None) -> BinaryIO:
         """Write the de-identified data set, durable; return it open and locked."""
-        try:
+        with blaming_the_data():
             file.seek(0)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # they quote values
-                dataset = dcmread(file)
-                self._rules.apply(dataset, patient_id=patient_id)
-                descriptor = os.open(
-                    temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640
-                )
-                opened = open(descriptor, "r+b")  # noqa: SIM115 - handed to the caller
-                try:
-                    durable.try_lock(descriptor)
-                    dcmwrite(opened, dataset, enforce_file_format=True)
-                    opened.flush()
-                    os.fsync(descriptor)
-                except BaseException:
-                    opened.close()
-                    temporary.unlink(missing_ok=True)
-                    raise
-        except RecursionError:
-            raise Hostile("sequences nested deeper than can be de-identified") from None
-        except _DECODING_ERRORS as error:
-            kind = type(error).__name__
-            raise DataError(f"it cannot be de-identified: {kind} while reading it") from None
+            dataset = dcmread(file)
+            self._rules.apply(dataset, patient_id=patient_id)
+            descriptor = os.open(
+                temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640
+            )
+            opened = open(descriptor, "r+b")  # noqa: SIM115 - handed to the caller
+            try:
+                durable.try_lock(descriptor)
+                dcmwrite(opened, dataset, enforce_file_format=True)
+                opened.flush()
+                os.fsync(descriptor)
+            except BaseException:
+                opened.close()
+                temporary.unlink(missing_ok=True)
+                raise
         opened.seek(0)
         return opened
 
@@ -137,6 +132,20 @@ class EntryDeidentifier:
             return None
         known = isinstance(note, dict) and {"sha256", "received"} <= note.keys()
         return note if known else None
+
+
+@contextmanager
+def blaming_the_data() -> Iterator[None]:
+    """Turn what a data set makes a decoder raise into DataError, which quotes no value."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they quote values
+            yield
+    except RecursionError:
+        raise Hostile("sequences nested deeper than can be de-identified") from None
+    except _DECODING_ERRORS as error:
+        kind = type(error).__name__
+        raise DataError(f"it cannot be de-identified: {kind} while reading it") from None
 
 
 def _sha256(file: BinaryIO) -> str:

@@ -118,6 +118,7 @@ class Deidentifier:
         for keyword, value in _fingerprints(dataset).items():
             if before.get(keyword) not in (None, value):
                 changes.replaced.add(keyword)
+        changes.replaced -= changes.emptied
         return changes
 
 
