@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import os
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 import redis
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import OperationalError
 
 from config.settings import Settings
 from daemon.committing import undeliverable
 from daemon.room import measure, refusals, reserve_of
 from daemon.watcher.counting import count_unclaimed
 from workers import clock, queues
-from workers.errors import StoreUnavailable
+from workers.errors import IndexUnusable, StoreUnavailable
 from workers.filing.left import left_entries
 from workers.identity import check_identity
-from workers.index.engine import MetadataIndex, open_index
+from workers.index.engine import Identities, open_index
 from workers.index.queries import Counts, count_all, filed_since
 from workers.pairing.failing import failing_pairs
 from workers.spool.batches import oldest_waiting, waiting_entries
@@ -65,21 +67,27 @@ def look(settings: Settings) -> Status:
     """Gather the status; works without a queue server and before the first start."""
     troubles: list[str] = []
     counts, lately = _NOTHING, 0
+    waiting = None
+    identities = None
     if settings.index.url or settings.layout.index.exists():
-        index = open_index(settings)
         try:
-            # entries first: one that is filed meanwhile is counted twice, never not at all
-            waiting = _waiting(settings)
-            with index.read() as connection:
-                counts = count_all(connection)
-                lately = filed_since(connection, clock.utc_of(clock.wall() - RATE_SECONDS))
-                troubles += _pair_troubles(connection)
-            troubles += _store_troubles(settings, index)
-        finally:
-            index.close()
+            with closing(open_index(settings)) as index:
+                # entries first: one that is filed meanwhile is counted twice, never not at all
+                waiting = _waiting(settings)
+                identities = index.identities()
+                with index.read() as connection:
+                    counts = count_all(connection)
+                    lately = filed_since(connection, clock.utc_of(clock.wall() - RATE_SECONDS))
+                    troubles += _pair_troubles(connection)
+        except IndexUnusable as error:
+            if not isinstance(error.__cause__, OperationalError):
+                raise
+            troubles.append(str(error))  # a full disk, mostly: the stores are shown all the same
+        troubles += _store_troubles(settings, identities)
     else:
-        waiting = _waiting(settings)
         troubles.append("nothing ran here yet: start it with `petct-ingest run --root DIR`")
+    if waiting is None:
+        waiting = _waiting(settings)
     troubles += _watch_troubles(settings) + _receiver_troubles(settings)
     troubles += undeliverable(settings)
     oldest = oldest_waiting(settings.layout)
@@ -160,15 +168,14 @@ def _depths(settings: Settings, age: float | None) -> tuple[dict[str, int], list
         return dict.fromkeys(queues.QUEUES, 0), [words]
 
 
-def _store_troubles(settings: Settings, index: MetadataIndex) -> list[str]:
+def _store_troubles(settings: Settings, identities: Identities | None) -> list[str]:
+    """Say what is wrong with the stores; without the index' word, which they are is not known."""
     found = []
-    identities, layout = index.identities(), settings.layout
-    for store, expected, what in (
-        (layout.archive, identities.archive, "archive"),
-        (layout.spool, identities.spool, "spool"),
-    ):
+    layout = settings.layout
+    for store, what in ((layout.archive, "archive"), (layout.spool, "spool")):
         try:
-            check_identity(store, expected, what)
+            if identities is not None:
+                check_identity(store, getattr(identities, what), what)
             room, _ = measure(what, store)
             short = judge_room([room], reserve_of(settings.spool), low=False).reason
             if short:

@@ -25,9 +25,6 @@ from workers.watermark import Reserve, StoreRoom, judge_room
 MEASURE_SECONDS = 0.2
 """How long a measurement counts."""
 
-COUNT_SECONDS = 5.0
-"""How long a count of what waits in the spool does; longer where counting takes long."""
-
 _LARGE_BYTES = 16 << 20
 
 Note = Callable[..., None]
@@ -63,6 +60,7 @@ class Room:
         self._stores = PinnedStores(layout)
         self._measured_at = float("-inf")
         self._rooms: tuple[StoreRoom, ...] = ()
+        self._taken = (0, 0)
         self._trouble: str | None = None
         self._low = False
         self._refusing: bool | None = None
@@ -74,17 +72,24 @@ class Room:
                 self._look(now)
                 self._measured_at = now
             reason = self._trouble
+            rooms = [_owing(room, *self._taken) for room in self._rooms]
             if reason is None:
-                verdict = judge_room(self._rooms, self._reserve, low=self._low)
+                verdict = judge_room(rooms, self._reserve, low=self._low)
                 self._low, reason = verdict.low, verdict.reason
             self._tell(reason)
             if reason is None:  # one instance too large for the room closes it for no other
-                reason = judge_room(self._rooms, self._reserve, low=False, size=size).reason
+                reason = judge_room(rooms, self._reserve, low=False, size=size).reason
             return reason
+
+    def took(self, size: int) -> None:
+        """Count what was put into the spool: the next measurement may be a moment away."""
+        with self._lock:
+            taken, entries = self._taken
+            self._taken = taken + size, entries + 1
 
     def _look(self, now: float) -> None:
         """Check identity and measure what is left."""
-        self._trouble = None
+        self._trouble, self._taken = None, (0, 0)
         try:
             self._stores.check()
             os.stat(self._layout.ready)
@@ -121,7 +126,7 @@ class Room:
 
 
 class _Backlog:
-    """What waits in the spool, counted now and then."""
+    """What waits in the spool, counted as often as that costs a twentieth of the time."""
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
@@ -133,7 +138,7 @@ class _Backlog:
         if now >= self._until:
             began = time.monotonic()
             self._owed = _count(self._layout.ready)
-            self._until = now + max(COUNT_SECONDS, 20 * (time.monotonic() - began))
+            self._until = now + max(MEASURE_SECONDS, 20 * (time.monotonic() - began))
         return self._owed
 
 
@@ -156,8 +161,12 @@ def measure(name: str, folder: Path) -> tuple[StoreRoom, tuple[int, int]]:
     return StoreRoom(name, free, bool(facts.f_flag & os.ST_RDONLY)), used
 
 
-def _owing(store: StoreRoom, owed_bytes: int, owed_entries: int) -> StoreRoom:
-    return replace(store, owed_bytes=owed_bytes, owed_entries=owed_entries)
+def _owing(store: StoreRoom, more_bytes: int, more_entries: int) -> StoreRoom:
+    return replace(
+        store,
+        owed_bytes=store.owed_bytes + more_bytes,
+        owed_entries=store.owed_entries + more_entries,
+    )
 
 
 def reserve_of(spool: SpoolSettings) -> Reserve:

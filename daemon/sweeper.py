@@ -354,11 +354,17 @@ def run_sweeper(settings: Settings, stop: threading.Event) -> None:
         sweeper = Sweeper(index, settings)
         sweeper.finish_exchanges()
         sweeper.judge_waiting_pairs()
+        trouble = ""
         while not stop.is_set():
             try:
                 sweeper.tick(clock.monotonic())
+                if trouble:
+                    log.info("sweep-goes-on")
+                trouble = ""
             except (OSError, sa.exc.DBAPIError) as error:  # a passing trouble: the next tick tries
-                log.warning("sweep-failed", error=type(error).__name__)
+                before, trouble = trouble, durable.why_full(error) or type(error).__name__
+                if trouble != before:
+                    log.warning("sweep-failed", reason=trouble)
             committing.check()
             stop.wait(_TICK_SECONDS)
 

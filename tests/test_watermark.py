@@ -156,6 +156,17 @@ def test_a_thousand_writes_a_second_measure_each_store_five_times(
     assert 8 <= disks.asked <= 12
 
 
+def test_what_was_taken_since_the_last_look_counts(settings: Settings, disks: Disks) -> None:
+    room = Room(settings.layout, settings.spool)
+    assert room.refusal(0, 0) is None
+    for _ in range(9):
+        room.took(1000 * MIB)
+        assert room.refusal(0, 0.1) is None
+    room.took(1)
+    assert "999 MiB free" in str(room.refusal(0, 0.1))
+    assert room.refusal(0, 0.3) is None  # measured anew: somebody has made room
+
+
 def test_what_waits_is_counted_only_on_two_disks_and_only_where_it_could_matter(
     settings: Settings, disks: Disks, monkeypatch: pytest.MonkeyPatch, elsewhere: Path
 ) -> None:
@@ -182,9 +193,7 @@ def test_what_waits_is_counted_only_on_two_disks_and_only_where_it_could_matter(
     assert len(counts) == 1
     disks.free["archive"] = 9_899 * MIB
     assert "that wait for it" in str(room.refusal(1, 3))
-    assert len(counts) == 1, "counted again within seconds"
-    assert room.refusal(1, 9) is not None
-    assert len(counts) == 2
+    assert len(counts) == 2, "it is counted again as soon as that costs little"
 
 
 def test_the_count_is_that_of_the_entries(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def _read_stores(layout: Layout) -> dict[str, str]:
     try:
         found = json.loads(layout.stores.read_bytes())
         return {what: str(found[what]) for what in ("archive", "spool")}
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return {}
 
 

@@ -175,6 +175,7 @@ class AssociationStore:
         name = self._entry.publish()
         self._entry = None
         self._answer = Answer(SUCCESS)
+        self._spooling.room.took(self._size)
         self._spooling.offer(name)
         log.debug("stored", entry=name.identifier, uid=short(self._sop_instance), size=self._size)
 

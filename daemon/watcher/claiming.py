@@ -311,7 +311,9 @@ class Claimer:
             try:
                 if not (file.undisturbed() and _is_at(source, file)):
                     raise _NotNow(Outcome.CHANGED)
-                return batch.adopt(temporary, path)
+                entry = batch.adopt(temporary, path)
+                self._gate.took(file.facts.st_size)
+                return entry
             finally:
                 temporary.unlink(missing_ok=True)
 

@@ -18,3 +18,7 @@ class SpoolGate:
     def reason(self, size: int = 0) -> str | None:
         """Say why nothing, or nothing of `size` bytes, may be written now; or None."""
         return self._room.refusal(size, time.monotonic())
+
+    def took(self, size: int) -> None:
+        """Count what was copied into the spool."""
+        self._room.took(size)

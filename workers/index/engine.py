@@ -85,7 +85,7 @@ def prepare_index(settings: Settings) -> MetadataIndex:
         engine = _engine(settings)
         if engine.dialect.name == "sqlite":
             _give_mode(Path(engine.url.database or ""), layout.file_mode)
-        found = current_revision(engine)
+        found = _revision(engine)
         if found != HEAD_REVISION:
             if found is not None and engine.dialect.name == "sqlite":
                 _back_up(layout.index, found)
@@ -105,7 +105,7 @@ def open_index(settings: Settings) -> MetadataIndex:
             f"no index at {url.database}: it is made by `petct-ingest run` or `petct-ingest sweep`"
         )
     engine = _engine(settings)
-    found = current_revision(engine)
+    found = _revision(engine)
     if found != HEAD_REVISION:
         engine.dispose()
         raise IndexUnusable(
@@ -113,6 +113,18 @@ def open_index(settings: Settings) -> MetadataIndex:
             "restart `petct-ingest run` (or the sweeper), which migrates it after a backup"
         )
     return MetadataIndex(engine)
+
+
+def _revision(engine: Engine) -> str | None:
+    """Read the schema's revision. Raises IndexUnusable where the database cannot be opened."""
+    try:
+        return current_revision(engine)
+    except sa.exc.OperationalError as error:
+        engine.dispose()
+        raise IndexUnusable(
+            f"the index cannot be opened: {error.orig}; is its disk full, read-only or not mounted,"
+            " or its server away?"
+        ) from error
 
 
 def insert_new(connection: Connection, table: sa.Table, **values: Any) -> bool:
