@@ -103,6 +103,9 @@ class Dispatcher:
                 self._connection = connect(self._settings)
             return None if enqueue_filing(self._connection, batch) else "the queue is full"
         except redis.RedisError as error:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None  # the next one reads the password anew
             return why(error)
         except Exception as error:  # this thread must live as long as entries come in
             log.exception("dispatch-failed")
