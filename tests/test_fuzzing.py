@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,11 +19,17 @@ from fuzzing.targets import TARGETS
 INPUTS = 60
 
 
+CACHED = (targets.workplace, targets.kept_files, targets.installation, targets.receiver)
+
+
 @pytest.fixture(autouse=True)
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("PETCT_FUZZ_PLACE", str(tmp_path))
     monkeypatch.delenv("PETCT_TEST_DATA", raising=False)
-    for cached in (targets.workplace, targets.kept_files, targets.installation):
+    yield
+    if targets.receiver.cache_info().currsize:
+        targets.receiver().close()
+    for cached in CACHED:
         cached.cache_clear()
 
 

@@ -42,7 +42,9 @@ def main() -> int:
     arguments = _arguments()
     sys.path[:0] = [str(TESTS), str(TESTS.parent)]
     if arguments.inside:
-        return _inside(arguments.inside, arguments.seconds, arguments.seed, arguments.corpus)
+        code = _inside(arguments.inside, arguments.seconds, arguments.seed, arguments.corpus)
+        sys.stdout.flush()
+        os._exit(code)  # a receiver of the target's may still run
     from fuzzing.targets import TARGETS
 
     chosen = arguments.targets or list(TARGETS)

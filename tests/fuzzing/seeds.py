@@ -14,6 +14,7 @@ from pathlib import Path
 
 import odd_archives
 from filing_world import encoded, explicit_element, recoded, tiny
+from fuzzing.wire import conversations
 from odd_files import write_odd_files
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
@@ -38,6 +39,7 @@ def seeds_of(target: str) -> dict[str, bytes]:
         "commands": _commands,
         "requests": _requests,
         "commitments": _commitments,
+        "conversations": conversations,
     }[target]()
 
 

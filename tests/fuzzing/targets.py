@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 import numpy as np
+from fuzzing.wire import Wire
 
 from config.errors import ConfigError
 from config.settings import Settings, load_settings
@@ -180,10 +181,19 @@ def commitments(data: bytes) -> None:
             read_asked(data, explicit=explicit)
 
 
+def conversations(data: bytes) -> None:
+    """All that one sender says, to a real receiver on a socket."""
+    wire = receiver()
+    wire.send(data)
+    if wire.sent % 20 == 0:
+        wire.check()
+        wire.empty()
+
+
 TARGETS: dict[str, Target] = {
     one.__name__: one
     for one in (header, placing, examining, comparing, pixels, archives, spool, jobs, settings,
-                commands, requests, commitments)
+                commands, requests, commitments, conversations)
 }  # fmt: skip
 
 
@@ -238,6 +248,11 @@ def kept_files() -> tuple[Path, ...]:
         path.write_bytes(content)
         found.append(path)
     return tuple(found[:3])
+
+
+@cache
+def receiver() -> Wire:
+    return Wire(workplace() / "wire")
 
 
 @cache
