@@ -693,6 +693,7 @@ def test_it_says_clean_while_a_daemon_files_and_a_repair_finds_nothing_to_do(
             how = ("--repair",) if len(looked) % 2 else ("--checksums",)
             command = petct("check", "--root", one.root, "--json", *how)
             done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+            assert done.returncode == 0, (done.stderr, done.stdout)
             found = json.loads(done.stdout)
             assert found["clean"], found["findings"]
             assert not any(finding["mended"] for finding in found["findings"]), found["findings"]
