@@ -171,8 +171,12 @@ class _AllowListed(BaseWorker):
 
     def heartbeat(self, timeout: int | None = None, pipeline: Any = None) -> None:
         self.alive_until = time.monotonic() + (timeout or self.worker_ttl + 60)
+        server = self.connection if pipeline is None else pipeline
         try:
             super().heartbeat(timeout, pipeline)
+            # an emptied server has forgotten where we run: killed then, we would seem to work on
+            facts: dict[Any, Any] = {"hostname": self.hostname, "pid": self.pid}
+            server.hset(self.key, mapping=facts)
         except redis.RedisError as error:
             self.trouble = why(error)
             raise QueueServerAway(self.trouble) from error

@@ -200,6 +200,20 @@ def test_a_killed_filing_workers_job_goes_to_the_next_worker(connection, start, 
         assert two.end() == 0
 
 
+def test_a_worker_killed_after_the_server_was_emptied_is_known_to_be_dead(
+    connection, start, tmp_path
+):
+    with start(FILING, "one") as one:
+        put(connection, FILING, "note", tmp_path / "first")
+        wait_until(lambda: lines(tmp_path / "first"))
+        connection.flushall()
+        put(connection, FILING, "hang", tmp_path / "second")
+        wait_until(lambda: lines(tmp_path / "second"))
+        assert not idle(connection, FILING)
+        one.end(signal.SIGKILL)
+    assert idle(connection, FILING), "the sweeper may ask again"
+
+
 def test_a_job_whose_workers_all_died_is_dropped_for_the_sweeper(connection, start, tmp_path):
     path = tmp_path / "job"
     with start(FILING, "one") as one:
