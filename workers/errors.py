@@ -13,6 +13,7 @@ WorkersError
 ├── PairingRefused       the pair cannot be made; the message is the reason in plain words
 ├── PairDamaged          a finished pair cannot be read: a file is missing, cut or of another pair
 ├── StoreUnavailable     a store is missing, another one, or full: nothing is touched
+│   └── QueueUnusable    the queue server cannot be reached as configured (queue_server.py)
 ├── ExportFailed         what was asked for cannot be written, or does not exist
 └── IndexUnusable        schema mismatch, locked, not migrated
 """
