@@ -19,7 +19,13 @@ from fuzzing.targets import TARGETS
 INPUTS = 60
 
 
-CACHED = (targets.workplace, targets.kept_files, targets.installation, targets.receiver)
+CACHED = (
+    targets.workplace,
+    targets.kept_files,
+    targets.installation,
+    targets.receiver,
+    targets.deidentifier,
+)
 
 
 @pytest.fixture(autouse=True)

@@ -307,6 +307,18 @@ def test_a_codestream_larger_than_its_header_says_is_not_decoded(name: str, tmp_
     assert found.likeness is Likeness.CONFLICT
 
 
+def test_a_number_of_one_byte_is_refused_where_it_is_read(good: bytes) -> None:
+    """pydicom has an error of its own for it, which is none of Python's."""
+    odd = explicit_element(0x0020, 0x9157, b"US", b"\1\2\3")  # DimensionIndexValues
+    with pytest.raises(DataError):
+        read(good + sequence(FRAMES, item(sequence(b"\x20\x00\x11\x91", item(odd)))))
+    whole = encoded(tiny("PET AC", 2))
+    spoiled = whole.replace(b"\x28\0\x11\0US\2\0 \0", b"\x28\0\x11\0US\1\0 ")
+    assert len(spoiled) < len(whole)
+    with pytest.raises(PixelError):
+        check_pixels(dcmread(io.BytesIO(spoiled)))
+
+
 def test_a_panic_of_the_decoder_of_rle_ends_no_worker(tmp_path: Path) -> None:
     """The segments of this frame unpack to more than a frame: pylibjpeg-rle 2.2 panics."""
     dataset = pixels(RLE)

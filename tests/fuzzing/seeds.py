@@ -27,7 +27,7 @@ PROJECT = Path(__file__).resolve().parent.parent.parent
 
 def seeds_of(target: str) -> dict[str, bytes]:
     """Return the seeds of a target by name; of PETCT_TEST_DATA some small files more, if set."""
-    if target in ("header", "examining", "comparing", "pixels"):
+    if target in ("header", "examining", "comparing", "pixels", "deidentifying"):
         return {**instances(), **odd_instances(), **dict(_given((".dcm", ".IMA", "")))}
     if target == "archives":
         return {**archives(), **dict(_given((".zip", ".tar", ".tgz", ".gz")))}

@@ -29,6 +29,7 @@ from daemon.receiver.commands import Malformed, encode_response, parse_command
 from workers import queues
 from workers.archives.members import Finding
 from workers.archives.opening import open_archive
+from workers.deidentify.entry import EntryDeidentifier
 from workers.errors import DataError, PairingRefused
 from workers.filing import names
 from workers.filing.comparing import compare_files
@@ -104,6 +105,15 @@ def pixels(data: bytes) -> None:
         stored = stored_pixels(opened.dataset, None)
         assert isinstance(stored, np.ndarray)
         assert stored.shape == (found.facts.rows, found.facts.columns)
+
+
+def deidentifying(data: bytes) -> None:
+    """De-identifying an entry, which reads and writes every element."""
+    with as_path(data) as path, open(path, "rb") as file, suppress(DataError):
+        done = deidentifier().deidentify(path, file, "0123", None)
+        with done.file as opened:
+            found = read_open_header(opened)
+        assert found.facts.patient_id != "PHANTOM-0001"
 
 
 def archives(data: bytes) -> None:
@@ -192,8 +202,8 @@ def conversations(data: bytes) -> None:
 
 TARGETS: dict[str, Target] = {
     one.__name__: one
-    for one in (header, placing, examining, comparing, pixels, archives, spool, jobs, settings,
-                commands, requests, commitments, conversations)
+    for one in (header, placing, examining, comparing, pixels, deidentifying, archives, spool, jobs,
+                settings, commands, requests, commitments, conversations)
 }  # fmt: skip
 
 
@@ -248,6 +258,14 @@ def kept_files() -> tuple[Path, ...]:
         path.write_bytes(content)
         found.append(path)
     return tuple(found[:3])
+
+
+@cache
+def deidentifier() -> EntryDeidentifier:
+    seed = workplace() / "seed"
+    seed.write_text("0123456789abcdef" * 4)
+    seed.chmod(0o600)
+    return EntryDeidentifier(installation().layout, seed)
 
 
 @cache

@@ -13,6 +13,7 @@ import hashlib
 import hmac
 import json
 import os
+import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,18 +22,19 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pydicom import dcmread, dcmwrite
+from pydicom.errors import BytesLengthException
 
 from config.layout import Layout
 from workers import durable
 from workers.deidentify.rules import Deidentifier, why_held
 from workers.deidentify.secret import read_seed
 from workers.errors import DataError, Hostile, Identifiable
-from workers.header.read import read_open_header
+from workers.header.read import check_whole, read_open_header
 
 _CHUNK_BYTES = 1 << 20
 _DECODING_ERRORS = (
     ValueError, TypeError, LookupError, AttributeError, ArithmeticError, EOFError,
-    NotImplementedError,
+    NotImplementedError, RuntimeError, struct.error, BytesLengthException,
 )  # fmt: skip
 
 
@@ -96,6 +98,7 @@ class EntryDeidentifier:
     def _write(self, file: BinaryIO, temporary: Path, patient_id: str | None) -> BinaryIO:
         """Write the de-identified data set, durable; return it open and locked."""
         with blaming_the_data():
+            check_whole(file)
             file.seek(0)
             dataset = dcmread(file)
             self._rules.apply(dataset, patient_id=patient_id)
@@ -143,6 +146,10 @@ def blaming_the_data() -> Iterator[None]:
             yield
     except RecursionError:
         raise Hostile("sequences nested deeper than can be de-identified") from None
+    except OSError as error:
+        if error.errno is not None:
+            raise  # of the system; pydicom's own have no number
+        raise DataError("it cannot be de-identified: a value cannot be written") from None
     except _DECODING_ERRORS as error:
         kind = type(error).__name__
         raise DataError(f"it cannot be de-identified: {kind} while reading it") from None

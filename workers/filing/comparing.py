@@ -20,7 +20,7 @@ from pydicom import config, dcmread
 from pydicom.datadict import dictionary_has_tag, dictionary_VR
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileDataset
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filebase import DicomBytesIO
 from pydicom.filereader import read_sequence
 from pydicom.pixels.utils import iter_pixels
@@ -62,6 +62,7 @@ _TEXT_VRS = _PADDED_VRS | _TRAILED_VRS | _SINGLE_VRS
 _READ_ERRORS = (
     ValueError, TypeError, LookupError, AttributeError, ArithmeticError, EOFError, struct.error,
     RuntimeError, MemoryError, zlib.error, InvalidDicomError,
+    BytesLengthException,
 )  # fmt: skip
 """What damaged files and the decoders of pixels raise; errors of the system are none of these."""
 

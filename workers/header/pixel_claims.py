@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames, get_frame
+from pydicom.errors import BytesLengthException
 from pydicom.uid import UID
 
 from workers import limits
@@ -22,6 +23,7 @@ _JPEG = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 57, 70,
 """JPEG and JPEG-LS."""
 _JPEG_2000 = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (90, 91, 201, 202, 203))
 """JPEG 2000 and High-Throughput JPEG 2000: one header for both."""
+_NO_NUMBERS = (AttributeError, TypeError, ValueError, OverflowError, BytesLengthException)
 _BITS = (1, 8, 16, 32, 64)
 _ITEM = b"\xfe\xff\x00\xe0"
 
@@ -113,7 +115,7 @@ def _claims(dataset: Dataset) -> PixelClaims:
             int(dataset.BitsAllocated),
             int(dataset.get("NumberOfFrames") or 1),
         )
-    except (AttributeError, TypeError, ValueError, OverflowError) as error:
+    except _NO_NUMBERS as error:
         raise PixelError(f"the size of the pixels cannot be read: {type(error).__name__}") from None
     within = (
         0 < claims.rows <= 0xFFFF

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from pydicom.errors import BytesLengthException
+
 from workers import limits
 from workers.errors import BadIdentity, DataError, Exceeded, Hostile, NotDicom, Truncated
 from workers.header import uids
@@ -32,7 +34,7 @@ _MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 _CHUNK_BYTES = 1 << 20
 _DECODING_ERRORS = (
     ValueError, TypeError, LookupError, AttributeError, ArithmeticError, EOFError, struct.error,
-    NotImplementedError, OSError,
+    NotImplementedError, OSError, BytesLengthException,
 )  # fmt: skip
 """What pydicom raises on values that are none (of bytes in memory: an OSError is its own)."""
 _META_CLASS, _META_INSTANCE, _META_SYNTAX = 0x00020002, 0x00020003, 0x00020010
