@@ -394,11 +394,17 @@ def test_what_hides_behind_the_end_of_a_tar_is_reported(tmp_path: Path, kind: st
     assert contents.codes == ["damaged-archive"]
 
 
-@pytest.mark.parametrize("name", ["text.zip", "empty.tar", "short.tgz"])
+@pytest.mark.parametrize("name", ["text.zip", "zeros.zip", "empty.tar", "short.tgz"])
 def test_what_is_no_archive_is_one_finding(tmp_path: Path, name: str) -> None:
-    content = {"text.zip": b"hello" * 200, "empty.tar": b"", "short.tgz": b"\x1f\x8b\x08"}[name]
+    content = {
+        "text.zip": b"hello" * 200,
+        "zeros.zip": b"PK\3\4" + bytes(500),
+        "empty.tar": b"",
+        "short.tgz": b"\x1f\x8b\x08",
+    }[name]
     contents = read(at(tmp_path, name, content))
     assert contents.codes in (["damaged-archive"], ["truncated"])
+    assert not contents.files
 
 
 # bombs --------------------------------------------------------------------------------------------

@@ -288,6 +288,8 @@ def _read_local(file: BinaryIO, place: int) -> _Local | None:
     _, _, flags, method, _, _, crc, packed, unpacked, name_length, extra_length = _LOCAL.unpack(
         head
     )
+    if not name_length:
+        return None  # zeros, or anything else that only begins like a header
     name = read_exactly(file, name_length)
     extra = read_exactly(file, extra_length)
     if packed == 0xFFFFFFFF:  # zip64: 8 bytes of each, the unpacked size first
