@@ -96,7 +96,7 @@ def run_demo(root: Path, progress: Progress) -> DemoResult:
             seconds = time.monotonic() - begun
             status = _wait_until_filed(settings, daemon, sent)
             study = _wait_until_judged(settings, daemon, phantom)
-    pair_folder = settings.layout.archive / study["pair"]["folder"]
+    pair_folder = settings.layout.output / study["pair"]["folder"]
     pair = load_pair(pair_folder)
     sphere = read_sphere(pair, phantom.truth)
     return DemoResult(settings, port, sent, study, pair_folder, pair, sphere, status, seconds)

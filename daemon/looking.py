@@ -18,7 +18,7 @@ from daemon.watcher.counting import count_unclaimed
 from workers import clock, queues
 from workers.errors import IndexUnusable, StoreUnavailable
 from workers.filing.left import left_entries
-from workers.identity import check_identity
+from workers.identity import check_archive, check_identity
 from workers.index.engine import Identities, open_index
 from workers.index.queries import Counts, count_all, filed_since
 from workers.pairing.failing import failing_pairs
@@ -174,8 +174,12 @@ def _store_troubles(settings: Settings, identities: Identities | None) -> list[s
     layout = settings.layout
     for store, what in ((layout.archive, "archive"), (layout.spool, "spool")):
         try:
-            if identities is not None:
-                check_identity(store, getattr(identities, what), what)
+            if identities is not None and what == "archive":
+                check_archive(layout, identities.archive)
+            elif identities is not None:
+                check_identity(store, identities.spool, what)
+            if store == layout.archive and layout.is_read_only:
+                continue  # as it was adopted: nothing is filed into it
             room, _ = measure(what, store)
             short = judge_room([room], reserve_of(settings.spool), low=False).reason
             if short:

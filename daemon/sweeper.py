@@ -27,7 +27,7 @@ from workers.completeness.judging import PairWish, judge_studies
 from workers.completeness.series import SeriesState
 from workers.errors import StoreUnavailable
 from workers.filing.left import forget_gone
-from workers.identity import check_identity
+from workers.identity import check_archive, check_identity
 from workers.index.engine import MetadataIndex, prepare_index
 from workers.index.noting import record_notes
 from workers.index.tables import pair, series
@@ -323,7 +323,7 @@ class Sweeper:
     def _clean(self) -> None:
         known = self._index.identities()
         try:
-            check_identity(self._layout.archive, known.archive, "archive")
+            check_archive(self._layout, known.archive)
             check_identity(self._layout.spool, known.spool, "spool")
         except StoreUnavailable as error:
             log.warning("store-unavailable", error=str(error))

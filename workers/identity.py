@@ -42,6 +42,50 @@ def give_identity(store: Path, folder_mode: int = 0o700) -> str:
     return identity
 
 
+def give_archive_identity(layout: Layout) -> str:
+    """Return the identity of the archive; give it one if it has none.
+
+    An archive that is there and may not be written to gets it in `pairing.output_root`, with the
+    journal if it has one: from then on it counts as read-only (Layout.output).
+    """
+    if not layout.is_read_only and layout.archive.is_dir() and not _may_write(layout.archive):
+        identity = read_identity(layout.archive)
+        if identity is not None:
+            _take_over_private(layout, identity)
+        else:
+            give_identity(layout.output_root, layout.folder_mode)
+    return give_identity(layout.output, layout.folder_mode)
+
+
+def check_archive(layout: Layout, expected: str) -> None:
+    """Raise StoreUnavailable unless the archive is the one that is meant.
+
+    One that was adopted read-only carries no mark of ours: it is there when it holds anything.
+    """
+    check_identity(layout.output, expected, "archive")
+    if not layout.is_read_only:
+        return
+    try:
+        with os.scandir(layout.archive) as entries:
+            empty = next(entries, None) is None
+    except OSError as error:
+        raise StoreUnavailable(f"{layout.archive} cannot be read: {error.strerror}") from error
+    if empty:
+        raise StoreUnavailable(
+            f"the archive at {layout.archive} is empty: is its disk mounted? Nothing was touched."
+        )
+
+
+def check_takes_instances(layout: Layout) -> None:
+    """Raise StoreUnavailable where nothing can be filed into the archive."""
+    if layout.is_read_only:
+        raise StoreUnavailable(
+            f"the archive at {layout.archive} was adopted read-only: nothing new is filed into it. "
+            "Give new instances a root and an archive of their own."
+        )
+    check_writable(layout.archive, "archive")
+
+
 def check_identity(store: Path, expected: str, what: str) -> None:
     """Raise StoreUnavailable unless the store is the one that is meant."""
     found = read_identity(store)
@@ -60,6 +104,21 @@ def check_writable(store: Path, what: str) -> None:
         raise StoreUnavailable(f"{store} cannot be read: {error.strerror}") from error
     if read_only:
         raise StoreUnavailable(f"the {what} at {store} is mounted read-only. Nothing was touched.")
+
+
+def _may_write(store: Path) -> bool:
+    return os.access(store, os.W_OK | os.X_OK)
+
+
+def _take_over_private(layout: Layout, identity: str) -> None:
+    """Give `output_root` the journal and then the identity of an archive of ours."""
+    private = layout.output_root / ".petct"
+    make_folders(layout.output_root, layout.folder_mode)
+    make_folders(private, layout.folder_mode & ~0o022)
+    journal = layout.archive / ".petct" / "facts.jsonl"
+    if journal.is_file():
+        replace_file(private / journal.name, journal.read_bytes(), layout.file_mode)
+    replace_file(private / "id", identity.encode() + b"\n", 0o644)
 
 
 def write_stores(layout: Layout, archive: str, spool: str) -> None:
@@ -81,6 +140,8 @@ def _read_stores(layout: Layout) -> dict[str, str]:
 class PinnedStores:
     """Spool and archive as an intake knows them.
 
+    An archive that was adopted read-only takes nothing.
+
     An intake does not open the index: it takes its word from `stores.json`, and where that is not
     written, the first identity that it finds is the one that is meant. A store without any, or with
     another than that, is an empty mount point or another disk.
@@ -88,13 +149,15 @@ class PinnedStores:
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
-        self._stores = {"spool": layout.spool, "archive": layout.archive}
         self._identities: dict[str, str] = {}
 
     def check(self) -> None:
         """Raise StoreUnavailable unless both stores are there and the ones that are meant."""
+        if self._layout.is_read_only:
+            check_takes_instances(self._layout)
         self._identities |= _read_stores(self._layout)
-        for what, store in self._stores.items():
+        stores = {"spool": self._layout.spool, "archive": self._layout.archive}
+        for what, store in stores.items():
             if what not in self._identities:
                 found = read_identity(store)
                 if found is not None:

@@ -85,7 +85,7 @@ def datalist(
     """Write which pairs a training script loads, split by patient."""
     settings = settings_of(root, config)
     with _index(settings) as index:
-        pairs = ready_pairs(index, settings.layout.archive)
+        pairs = ready_pairs(index, settings.layout.output)
         found = split_by_patient(pairs, validation=validation, seed=seed, any_units=any_units)
     write_datalist(out, found, relative=relative)
     _say(f"{len(found.training)} pairs for training, {len(found.validation)} for validation: {out}")

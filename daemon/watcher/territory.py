@@ -96,7 +96,8 @@ def refusal(folder: Path, layout: Layout) -> str | None:
     here = os.path.realpath(folder)
     if here == os.path.realpath(layout.root):
         return "it is the root of this installation"
-    for place in (layout.spool, layout.archive, layout.quarantine, layout.run):
+    own = (layout.spool, layout.archive, layout.output_root, layout.quarantine, layout.run)
+    for place in own:
         real = os.path.realpath(place)
         if here == real or here.startswith(real + "/"):
             return f"it lies in this installation's {place.name}"

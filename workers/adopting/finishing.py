@@ -61,7 +61,7 @@ def judge_adopted(
 def restore_overrides(index: MetadataIndex, settings: Settings) -> None:
     """Give studies back what a person said of them, from the archive's journal."""
     said: dict[str, dict[str, Any]] = {}
-    for fact in read_facts(settings.layout.archive):
+    for fact in read_facts(settings.layout.output):
         if fact.get("kind") == "override" and isinstance(fact.get("study"), str):
             said[fact["study"]] = fact
     known = Override.__dataclass_fields__
@@ -93,7 +93,7 @@ def take_over_pairs(index: MetadataIndex, settings: Settings) -> int:
     taken = 0
     for row in list(_wanted(index)):
         for home in _homes(index, row.study_id):
-            for place in sorted((settings.layout.archive / home).glob("Auto-Paired*")):
+            for place in sorted((settings.layout.output / home).glob("Auto-Paired*")):
                 meta = _read(place)
                 if meta is None or meta.study != row.study:
                     continue

@@ -20,14 +20,14 @@ class Origin:
     labels: Labels = field(default_factory=Labels)
 
 
-def origins_of(archive: Path) -> dict[tuple[str, str], Origin]:
-    """Return the origin of each (study, series) that the journal tells of."""
+def origins_of(output: Path) -> dict[tuple[str, str], Origin]:
+    """Return the origin of each (study, series) that the journal in `<output>/.petct` tells of."""
     return {
         (fact["study"], fact["series"]): Origin(
             str(fact.get("source", ADOPTED)),
             Labels(str(fact.get("subject", "")), str(fact.get("session", ""))),
         )
-        for fact in read_facts(archive)
+        for fact in read_facts(output)
         if fact.get("kind") == "source"
         and isinstance(fact.get("study"), str)
         and isinstance(fact.get("series"), str)

@@ -23,7 +23,7 @@ from workers.adopting.adopting import adopt_folder, known_files
 from workers.adopting.origins import origins_of
 from workers.adopting.reading import Readers, ReadFile, open_readers
 from workers.adopting.walking import Finding, FindingCode, FoundFile, Leaf, walk_tree
-from workers.identity import check_identity
+from workers.identity import check_archive
 from workers.index.engine import MetadataIndex
 from workers.index.tables import folder, instance
 
@@ -83,10 +83,10 @@ def reindex(
     archive is not the one that the index knows.
     """
     archive = settings.layout.archive
-    check_identity(archive, index.identities().archive, "archive")
+    check_archive(settings.layout, index.identities().archive)
     began = time.monotonic()
     report = ReindexReport()
-    origins = origins_of(archive)
+    origins = origins_of(settings.layout.output)
     with open_readers(archive, processes) as readers:
         for one in _begun(index, archive, readers):
             if isinstance(one, Finding):

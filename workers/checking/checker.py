@@ -28,7 +28,7 @@ from workers.checking.suspects import Suspects
 from workers.checking.tree import compare_tree
 from workers.errors import StoreUnavailable
 from workers.filing.rows import insert_event
-from workers.identity import check_identity, check_writable
+from workers.identity import check_archive, check_identity, check_writable
 
 
 def check(scene: Scene) -> Report:
@@ -67,7 +67,7 @@ def _compare(scene: Scene) -> None:
 
 def _check_stores(scene: Scene) -> None:
     layout, identities = scene.layout, scene.index.identities()
-    check_identity(layout.archive, identities.archive, "archive")
+    check_archive(layout, identities.archive)
     check_identity(layout.spool, identities.spool, "spool")
     for store, what in (
         (layout.archive, "archive"),
@@ -79,6 +79,8 @@ def _check_stores(scene: Scene) -> None:
         except StoreUnavailable:
             if scene.repair:
                 raise
+            if store == layout.archive and layout.is_read_only:
+                continue  # as it was adopted
             scene.tell(Code.STORE_READ_ONLY, what)
 
 

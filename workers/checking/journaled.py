@@ -92,7 +92,7 @@ def compare_journal(scene: Scene) -> None:
                 where += str(fact.get("series") or fact["study"])
                 scene.settle(Code.JOURNAL_LINE_MISSING, where, "",
                              lambda fact=fact:  # type: ignore[misc]
-                             append_facts(scene.layout.archive, [fact]))  # fmt: skip
+                             append_facts(scene.layout.output, [fact]))  # fmt: skip
 
 
 def _is_told(journal: _Journal, fact: dict[str, Any]) -> bool:

@@ -81,10 +81,10 @@ def _settle(scene: Scene, pair_id: int, wishes: list[PairWish]) -> None:
 
 def _trouble_of(scene: Scene, row: Any) -> tuple[Code, str] | None:
     """Say what is wrong with the folder of a pair."""
-    folder = scene.layout.archive / row.folder
+    folder = scene.layout.output / row.folder
     facts = facts_of(folder)
     if facts is None:
-        hidden = leads_through_link(scene.layout.archive, row.folder)
+        hidden = leads_through_link(scene.layout.output, row.folder)
         return None if hidden else (Code.PAIR_MISSING, f"revision {row.revision}")
     if not stat.S_ISDIR(facts.st_mode):
         return None  # told as what it is by the walk of the tree

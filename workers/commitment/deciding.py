@@ -44,7 +44,7 @@ from workers.commitment.verdicts import (
     judge_reference,
 )
 from workers.errors import StoreUnavailable
-from workers.identity import check_identity
+from workers.identity import check_archive, check_identity
 from workers.index.engine import MetadataIndex, insert_new_rows
 from workers.index.tables import event
 
@@ -173,7 +173,7 @@ class Commitments:
 
     def _check_stores(self) -> None:
         known = self._index.identities()
-        check_identity(self._layout.archive, known.archive, "archive")
+        check_archive(self._layout, known.archive)
         check_identity(self._layout.spool, known.spool, "spool")
 
     # the audit ------------------------------------------------------------------------------------

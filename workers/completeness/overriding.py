@@ -55,7 +55,7 @@ def override_pair(
     override = replace(before, **said)
     at = clock.utc_now()
     append_facts(
-        settings.layout.archive,
+        settings.layout.output,
         [{"kind": "override", "study": study_uid, "at": at, **asdict(override)}],
         settings.layout.file_mode,
     )

@@ -107,7 +107,7 @@ def report_file(
     """Say what would be done to one file, by doing it in memory."""
     try:
         with open(file, "rb", opener=durable.no_follow) as opened:
-            found = examine(opened, file.name, _DROPPED)
+            found = examine(opened, shown, _DROPPED)
             if isinstance(found, Skip):
                 return FileReport(shown, Outcome.SKIPPED, code="skipped", reason=found.reason)
             subject = None if subject_pattern is None else labels_of(shown, subject_pattern).subject

@@ -37,7 +37,7 @@ class Clients:
                 last = connection.execute(sa.select(sa.func.max(client.c.number))).scalar()
                 known = int(last or 0) + 1
                 fact = {"kind": _KIND, "value": patient, "number": known}
-                append_facts(self._layout.archive, [fact], self._layout.file_mode)
+                append_facts(self._layout.output, [fact], self._layout.file_mode)
                 connection.execute(client.insert().values(value=patient, number=known))
         return known
 
@@ -45,7 +45,7 @@ class Clients:
         """Take over what the journal tells and the index does not know."""
         told = [
             fact
-            for fact in read_facts(self._layout.archive)
+            for fact in read_facts(self._layout.output)
             if fact.get("kind") == _KIND
             and isinstance(fact.get("value"), str)
             and isinstance(fact.get("number"), int)

@@ -68,8 +68,8 @@ def split_by_patient(
     return Datalist(tuple(parts[0]), tuple(parts[1]), others)
 
 
-def ready_pairs(index: MetadataIndex, archive: Path) -> Iterator[ReadyPair]:
-    """Yield every finished pair whose folder can be read, ordered by study.
+def ready_pairs(index: MetadataIndex, output: Path) -> Iterator[ReadyPair]:
+    """Yield every finished pair whose folder below `output` can be read, ordered by study.
 
     Whoever has no PatientID is a patient of their own.
     """
@@ -85,7 +85,7 @@ def ready_pairs(index: MetadataIndex, archive: Path) -> Iterator[ReadyPair]:
         with index.read() as connection:
             rows = connection.execute(chosen.where(study.c.study > last)).all()
         for row in rows:
-            folder = archive / row.folder
+            folder = output / row.folder
             try:
                 units = from_json((folder / "pair.json").read_bytes()).pet.units
             except (OSError, PairDamaged):

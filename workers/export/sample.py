@@ -68,19 +68,19 @@ def _build(
     notebooks: Path,
     advance: Callable[[int, int], None],
 ) -> int:
-    pair_folder = layout.archive / found.folder
+    pair_folder = layout.output / found.folder
     (building / "DICOM").mkdir(parents=True)
     meta = load_pair(pair_folder).meta
     shutil.copytree(pair_folder, building / "Auto-Paired")
     if load_pair(building / "Auto-Paired").meta != meta:
         raise ExportFailed("the study was paired again meanwhile: export it once more")
     files = _files(index, found.id, (meta.ct.series, meta.pet.series))
-    for number, path in enumerate(files):
+    for number, (uid, path) in enumerate(files):
         advance(number, len(files))
         source = layout.archive / path
         if not source.is_file():
             raise ExportFailed(f"{path} is missing in the tree: see `petct-ingest check`")
-        durable.copy_new(source, building / "DICOM" / source.name, 0o644)
+        durable.copy_new(source, building / "DICOM" / f"{uid}.dcm", 0o644)
     advance(len(files), len(files))
     for name in NOTEBOOKS:
         shutil.copyfile(notebooks / name, building / name)
@@ -101,20 +101,28 @@ def _ready(index: MetadataIndex, study_uid: str) -> Any:
     return found
 
 
-def _files(index: MetadataIndex, study_id: int, wanted: tuple[str, str]) -> list[str]:
-    """Return the files of two series, relative to the archive; a CT may be another study's."""
+def _files(index: MetadataIndex, study_id: int, wanted: tuple[str, str]) -> list[tuple[str, str]]:
+    """Return (SOPInstanceUID, path in the archive) of two series; a CT may be another study's.
+
+    An adopted file has any name, and two series may call theirs alike.
+    """
     own = sa.case((series.c.study_id == study_id, 0), else_=1)
-    files: list[str] = []
+    files: list[tuple[str, str]] = []
     with index.read() as connection:
         for uid in wanted:
             series_id = connection.execute(
                 sa.select(series.c.id).where(series.c.series == uid).order_by(own).limit(1)
             ).scalar_one()
             rows = connection.execute(
-                sa.select(folder.c.home, folder.c.digits, instance.c.file_name)
+                sa.select(
+                    folder.c.home, folder.c.digits, instance.c.file_name, instance.c.instance_uid
+                )
                 .join(folder, folder.c.id == instance.c.folder_id)
                 .where(instance.c.series_id == series_id)
                 .order_by(instance.c.instance_number, instance.c.instance_uid)
             )
-            files += [f"{row.home}/studies/{row.digits}/{row.file_name}" for row in rows]
+            files += [
+                (row.instance_uid, f"{row.home}/studies/{row.digits}/{row.file_name}")
+                for row in rows
+            ]
     return files

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -12,6 +13,8 @@ from workers.header.facts import InstanceFacts
 from workers.header.read import PREAMBLE_BYTES, Header, MediaDirectory, read_open_header
 from workers.spool.batches import BatchSource
 
+_PAIRED = "Auto-Paired"
+_OF_PAIRS = (".npy", ".json", ".png", ".nii", ".nii.gz")
 _LITTER = frozenset({"dicomdir", ".ds_store", "thumbs.db", "desktop.ini"})
 _CHUNK_BYTES = 1 << 20
 
@@ -45,16 +48,25 @@ def is_litter(name: str) -> bool:
     return name.lower() in _LITTER or name.startswith("._")
 
 
-def examine(file: BinaryIO, name: str, source: BatchSource) -> Instance | Skip:
+def is_of_pair(path: str) -> bool:
+    """Tell whether a file was made by a pairing, here or elsewhere, by its folder and suffix."""
+    *folders, name = path.split("/")
+    paired = any(folder.startswith(_PAIRED) for folder in folders)
+    return paired and name.lower().endswith(_OF_PAIRS)
+
+
+def examine(file: BinaryIO, path: str, source: BatchSource) -> Instance | Skip:
     """Examine one open entry.
 
-    A name of litter is believed only where the bytes do not say DICOM: nobody's slice is lost for
-    its name. Raises DataError where the entry belongs in quarantine.
+    A path of litter or of a pair is believed only where the bytes do not say DICOM: nobody's slice
+    is lost for its name. Raises DataError where the entry belongs in quarantine.
     """
-    if is_litter(name):
+    name = os.path.basename(path)
+    reason = _why_passed_over(path, name)
+    if reason is not None:
         file.seek(0)
         if file.read(PREAMBLE_BYTES)[128:] != b"DICM":
-            return Skip("a file of the system, not an instance")
+            return Skip(reason)
     try:
         header = read_open_header(file)
     except MediaDirectory as error:
@@ -65,6 +77,12 @@ def examine(file: BinaryIO, name: str, source: BatchSource) -> Instance | Skip:
         raise
     _check_command_set(header, source)
     return Instance(header.facts, _digests(file, header.dataset_offset), header.size)
+
+
+def _why_passed_over(path: str, name: str) -> str | None:
+    if is_litter(name):
+        return "a file of the system, not an instance"
+    return "a file of a pair that was made before, not an instance" if is_of_pair(path) else None
 
 
 def _check_command_set(header: Header, source: BatchSource) -> None:

@@ -1,7 +1,8 @@
 """The archive's journal: what DICOM cannot tell, so that a lost index can be rebuilt exactly.
 
-`<archive>/.petct/facts.jsonl` is append-only, one JSON object a line, fsynced: where a series
-came from, overrides of a person, labels, client numbers.
+`<output>/.petct/facts.jsonl` is append-only, one JSON object a line, fsynced: where a series came
+from, overrides of a person, labels, client numbers. The output is the archive, unless that was
+adopted read-only (Layout.output).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from workers import durable
 NAME = "facts.jsonl"
 
 
-def append_facts(archive: Path, facts: Sequence[dict[str, Any]], mode: int = 0o640) -> None:
+def append_facts(output: Path, facts: Sequence[dict[str, Any]], mode: int = 0o640) -> None:
     """Append facts, durable when this returns; a line is never torn by another process.
 
     `mode` are the permissions of a new journal.
@@ -27,7 +28,7 @@ def append_facts(archive: Path, facts: Sequence[dict[str, Any]], mode: int = 0o6
         return
     lines = "".join(json.dumps(fact, separators=(",", ":")) + "\n" for fact in facts)
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-    descriptor = os.open(archive / ".petct" / NAME, flags, 0o600)
+    descriptor = os.open(output / ".petct" / NAME, flags, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         end = os.fstat(descriptor).st_size
@@ -41,10 +42,10 @@ def append_facts(archive: Path, facts: Sequence[dict[str, Any]], mode: int = 0o6
         os.close(descriptor)
 
 
-def read_facts(archive: Path) -> Iterator[dict[str, Any]]:
+def read_facts(output: Path) -> Iterator[dict[str, Any]]:
     """Yield every whole line; a torn one is skipped."""
     try:
-        with open(archive / ".petct" / NAME, "rb") as file:
+        with open(output / ".petct" / NAME, "rb") as file:
             for line in file:
                 try:
                     fact = json.loads(line)

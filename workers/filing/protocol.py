@@ -54,7 +54,12 @@ from workers.filing.rows import (
     study_ids,
 )
 from workers.filing.work import Work, lock_entry, quarantine_work
-from workers.identity import check_identity, check_writable
+from workers.identity import (
+    check_archive,
+    check_identity,
+    check_takes_instances,
+    check_writable,
+)
 from workers.index.engine import MetadataIndex, insert_new_rows
 from workers.index.queries import SET_ASIDE
 from workers.index.tables import instance, series
@@ -141,9 +146,9 @@ class Filer:
             raise failed  # nothing went: the whole system is at fault, not an entry
 
     def _check_stores(self) -> None:
-        check_identity(self._layout.archive, self._identities.archive, "archive")
+        check_archive(self._layout, self._identities.archive)
         check_identity(self._layout.spool, self._identities.spool, "spool")
-        check_writable(self._layout.archive, "archive")
+        check_takes_instances(self._layout)
         check_writable(self._layout.spool, "spool")
 
     def _file(self, names: Sequence[EntryName], hand: Hand, report: FilingReport) -> None:
@@ -240,8 +245,8 @@ class Filer:
 
     def _read(self, work: Work, stack: ExitStack) -> Instance | Skip:
         """Examine an entry, de-identified first where its source asks for that."""
-        name = os.path.basename(work.entry.path)
-        result = examine(work.file, name, work.source)
+        path = work.entry.path
+        result = examine(work.file, path, work.source)
         if work.policy.deidentify == "off" or isinstance(result, Skip):
             return result
         subject = work.labels.subject if work.policy.patient_id == "subject" else None
@@ -253,7 +258,7 @@ class Filer:
             stack.enter_context(done.file)
             work.file = done.file
         work.received = done.received
-        return examine(work.file, name, work.source)
+        return examine(work.file, path, work.source)
 
     def _deidentify_with(self) -> EntryDeidentifier:
         """Open the de-identifier when it is first needed: it makes the seed."""
@@ -280,7 +285,7 @@ class Filer:
                 place = places[work.home]
                 if isinstance(place, Place):
                     work.place = place
-            append_facts(self._layout.archive, fresh, self._layout.file_mode)
+            append_facts(self._layout.output, fresh, self._layout.file_mode)
         for work in found:
             refused = places.get(work.home)
             if isinstance(refused, DataError) and work.uid not in known:

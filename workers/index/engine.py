@@ -23,7 +23,7 @@ from sqlalchemy.engine import URL, Connection, Engine, make_url
 from config.settings import Settings
 from workers import durable
 from workers.errors import IndexUnusable
-from workers.identity import give_identity, write_stores
+from workers.identity import give_archive_identity, give_identity, write_stores
 from workers.index import tables
 from workers.index.migrating import HEAD_REVISION, current_revision, upgrade
 
@@ -229,7 +229,7 @@ def _know_stores(engine: Engine, settings: Settings) -> None:
     with MetadataIndex(engine).write() as connection:
         known = set(connection.execute(sa.select(tables.meta.c.key)).scalars())
         if "archive_id" not in known:
-            identity = give_identity(layout.archive, layout.folder_mode)
+            identity = give_archive_identity(layout)
             connection.execute(tables.meta.insert().values(key="archive_id", value=identity))
         if "spool_id" not in known:
             identity = give_identity(layout.spool)

@@ -81,7 +81,7 @@ def _finish(index: MetadataIndex, layout: Layout, old: Path, pair_id: int) -> bo
             .where(pair.c.id == pair_id)
         ).first()
     if row is not None and row.folder and row.study == _study_in(old):
-        target = layout.archive / row.folder
+        target = layout.output / row.folder
         if not target.exists():
             os.rename(old, target)
             durable.fsync_folder(target.parent)

@@ -1,9 +1,10 @@
 """Make a pair: build it beside, and exchange the folder whole.
 
 One process at a time makes the pair of a study (flock). The new folder is built under
-`<archive>/.petct/tmp`, durable; then, in one write transaction, the index is asked whether this
-generation is still wanted, the folder takes its place by RENAME_EXCHANGE, and the generation is
-done. Killed anywhere, the old pair stands whole or the new one does; running again builds it again.
+`<archive>/.petct/tmp` (of a read-only archive: below `pairing.output_root`), durable; then, in one
+write transaction, the index is asked whether this generation is still wanted, the folder takes its
+place by RENAME_EXCHANGE, and the generation is done. Killed anywhere, the old pair stands whole or
+the new one does; running again builds it again.
 """
 
 from __future__ import annotations
@@ -29,10 +30,11 @@ from workers.completeness.judging import read_override
 from workers.errors import DataError, PairingRefused, StoreUnavailable
 from workers.filing.rows import insert_event
 from workers.header.facts import InstanceFacts
-from workers.identity import check_identity, check_writable
+from workers.identity import check_archive, check_writable
 from workers.index.engine import MetadataIndex
 from workers.index.tables import folder, instance, pair, series, study
 from workers.pairing.build import PairContext, PairOptions, PairSummary, SeriesInput, build_pair
+from workers.pairing.claiming import claim_folder, is_free
 from workers.pairing.exchanging import exchange_folder, pair_lock
 from workers.pairing.selection import Override
 from workers.pairing.suv import judge_suv
@@ -40,8 +42,6 @@ from workers.pairing.volume_input import volume_input
 from workers.rooted import LinkRefused, folder_below, is_file
 
 log = get_logger(__name__)
-
-FOLDER = "Auto-Paired"
 
 _LINK_WORDS = (
     "a symbolic link stands in the tree where a file or folder of this study belongs: remove it "
@@ -75,8 +75,8 @@ def make_pair(index: MetadataIndex, settings: Settings, pair_id: int, generation
     asks again.
     """
     layout = settings.layout
-    check_identity(layout.archive, index.identities().archive, "archive")
-    check_writable(layout.archive, "archive")
+    check_archive(layout, index.identities().archive)
+    check_writable(layout.output, "archive")
     with pair_lock(layout, pair_id) as alone:
         if not alone:
             return "busy"
@@ -94,7 +94,7 @@ def make_pair(index: MetadataIndex, settings: Settings, pair_id: int, generation
                 _refuse(index, wanted, str(error))
                 return "held"
             except FileNotFoundError as error:
-                check_identity(layout.archive, index.identities().archive, "archive")
+                check_archive(layout, index.identities().archive)
                 missing = sum(not file.exists() for file in (*wanted.pet.files, *wanted.ct.files))
                 if not missing:
                     raise
@@ -172,7 +172,9 @@ def _read_wanted(connection: Connection, layout: Layout, pair_id: int) -> _Wante
         return None
     if row.state != "pending" or not row.pet or not row.ct:
         return None
-    place = row.folder or _claim_folder(connection, pair_id, row.study_id, row.pet)
+    place = row.folder
+    if not place or not (row.done_generation or is_free(layout.output / place, row.study)):
+        place = claim_folder(connection, layout.output, pair_id, row.study_id, row.study, row.pet)
     return _Wanted(
         pair_id=pair_id,
         study_id=row.study_id,
@@ -190,25 +192,6 @@ def _read_wanted(connection: Connection, layout: Layout, pair_id: int) -> _Wante
             .where(series.c.series.in_((row.pet, row.ct)))
         ).scalar_one(),
     )
-
-
-def _claim_folder(connection: Connection, pair_id: int, study_id: int, pet_uid: str) -> str:
-    """Give the pair its folder beside the PET's `studies`; the first study there owns the plain
-    name.
-    """
-    home, digits = connection.execute(
-        sa.select(folder.c.home, folder.c.digits)
-        .join(series, series.c.id == folder.c.series_id)
-        .where(series.c.series == pet_uid, series.c.study_id == study_id)
-        .order_by(folder.c.id)
-        .limit(1)
-    ).one()
-    place = f"{home}/{FOLDER}"
-    taken = connection.execute(sa.select(pair.c.id).where(pair.c.folder == place)).first()
-    if taken is not None:
-        place += "-" + "-".join(digits.split("/")[:2])
-    connection.execute(pair.update().where(pair.c.id == pair_id).values(folder=place))
-    return place
 
 
 def _read_series(
@@ -255,7 +238,7 @@ def _put_in_place(
     at = clock.utc_now()
     place = PurePosixPath(wanted.folder)
     with (
-        folder_below(layout.archive, place.parent, layout.folder_mode) as home,
+        folder_below(layout.output, place.parent, layout.folder_mode) as home,
         index.write() as connection,
     ):
         row = connection.execute(sa.select(pair).where(pair.c.id == wanted.pair_id)).one()
@@ -264,6 +247,8 @@ def _put_in_place(
         if row.state != "pending":  # held meanwhile: a verdict that a finished pair must not undo
             return "stale"
         target = Path(f"/proc/self/fd/{home}", place.name)  # wherever its name leads by now
+        if not row.done_generation and not is_free(target, wanted.study_uid):
+            return "stale"  # somebody laid a folder there meanwhile: another name is claimed
         exchange_folder(building, target, layout.file_mode, layout.folder_mode)
         connection.execute(
             pair.update()
