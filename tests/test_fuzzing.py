@@ -59,3 +59,16 @@ def test_a_target_that_is_not_there_is_named() -> None:
     )
     assert done.returncode == 2
     assert "header, placing" in done.stdout
+
+
+def test_the_page_of_limits_names_every_target_and_make_runs_them() -> None:
+    page = (PROJECT / "docs" / "limits.md").read_text(encoding="utf-8")
+    assert all(f"| `{name}` |" in page for name in TARGETS)
+    done = subprocess.run(
+        ["make", "--dry-run", "fuzz", "ARGS=--seconds 60 header archives"],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "tests/fuzzing/run.py --seconds 60 header archives" in done.stdout
