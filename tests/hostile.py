@@ -85,9 +85,9 @@ def instances(draw: st.DrawFn) -> bytes:
     content = meta + b"".join(one.encoded() for one in changed)
     if draw(st.integers(0, 3)) == 0:
         content = content[: draw(st.integers(0, len(content)))]
-    if draw(st.integers(0, 3)) == 0:
+    if content and draw(st.integers(0, 3)) == 0:
         flipped = bytearray(content)
-        for place in draw(st.lists(st.integers(0, max(0, len(content) - 1)), max_size=4)):
+        for place in draw(st.lists(st.integers(0, len(content) - 1), max_size=4)):
             flipped[place : place + 1] = bytes([flipped[place] ^ draw(st.integers(1, 255))])
         content = bytes(flipped)
     return content

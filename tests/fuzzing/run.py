@@ -69,7 +69,7 @@ def main() -> int:
         for name, run in zip(chosen, runs, strict=True):
             inputs, seconds, found = run.result()
             print(
-                f"{name:12} {inputs:9,} inputs {seconds:5.0f} s  {found or 'nothing found'}",
+                f"{name:14} {inputs:9,} inputs {seconds:5.0f} s  {found or 'nothing found'}",
                 flush=True,
             )
             failed += bool(found)
