@@ -317,6 +317,10 @@ def test_a_number_of_one_byte_is_refused_where_it_is_read(good: bytes) -> None:
     assert len(spoiled) < len(whole)
     with pytest.raises(PixelError):
         check_pixels(dcmread(io.BytesIO(spoiled)))
+    spoiled = whole.replace(b"\x28\0\2\0US\2\0", b"\x28\0\2\0FD\2\0")  # SamplesPerPixel
+    assert spoiled != whole
+    with pytest.raises(PixelError):
+        stored_pixels(dcmread(io.BytesIO(spoiled)), None)
 
 
 def test_a_panic_of_the_decoder_of_rle_ends_no_worker(tmp_path: Path) -> None:

@@ -104,18 +104,22 @@ def stored_pixels(dataset: Dataset, frame: int | None) -> Stored:
     """
     if "PixelData" not in dataset:
         raise PixelError("no pixel data")
-    if dataset.get("SamplesPerPixel", 1) != 1:
-        raise PixelError(f"{dataset.SamplesPerPixel} samples a pixel: colour, not measured values")
-    syntax = dataset.file_meta.TransferSyntaxUID
+    syntax = dataset.file_meta.get("TransferSyntaxUID", "")
     try:
-        claims = check_pixels(dataset, frame or 0)
-        if syntax in _LITTLE_ENDIAN and claims.bits_allocated in (8, 16, 32):
-            return _native(dataset, claims, frame or 0)
-        with decoder_failures():
-            pixels: Stored = pixel_array(dataset, index=frame or 0, raw=True)
+        return _decoded(dataset, syntax, frame or 0)
     except _DECODING_ERRORS as error:
         name = UID(syntax).name
         raise PixelError(f"pixels in {name} cannot be decoded: {_brief(error)}") from error
+
+
+def _decoded(dataset: Dataset, syntax: str, frame: int) -> Stored:
+    if dataset.get("SamplesPerPixel", 1) != 1:
+        raise PixelError(f"{dataset.SamplesPerPixel} samples a pixel: colour, not measured values")
+    claims = check_pixels(dataset, frame)
+    if syntax in _LITTLE_ENDIAN and claims.bits_allocated in (8, 16, 32):
+        return _native(dataset, claims, frame)
+    with decoder_failures():
+        pixels: Stored = pixel_array(dataset, index=frame, raw=True)
     expected = (claims.rows, claims.columns)
     if pixels.shape != expected:
         raise PixelError(f"decoded pixels have the shape {pixels.shape}, not {expected}")
