@@ -19,7 +19,6 @@ from workers.filing import names
 from workers.filing.placing import Place, place_adopted
 from workers.filing.rows import (
     KnownInstance,
-    header_columns,
     insert_event,
     instance_values,
     known_instances,
@@ -97,7 +96,7 @@ def adopt_folder(
                 done.findings.append(Finding(FindingCode.NOT_ADOPTED, path, str(place)))
                 continue
             rows.append(
-                instance_values(one.instance, place, one.file.name, at)
+                instance_values(one.instance, place, one.file.name, at, one.columns)
                 | {"mtime_ns": one.file.mtime_ns}
             )
             counts[place.series_id] = counts.get(place.series_id, 0) + 1
@@ -191,7 +190,7 @@ def _meet(
             return
         done.findings.append(Finding(FindingCode.CHANGED, path, "other bytes than before"))
         values |= {"sha256": digests.file, "dataset_sha256": digests.dataset}
-        values |= header_columns(facts)
+        values |= one.columns
         connection.execute(
             series.update()
             .where(series.c.id == before.series_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -9,13 +10,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from workers.adopting.walking import Finding, FindingCode, FoundFile
 from workers.errors import DataError
 from workers.filing.examining import Instance, Skip, examine
+from workers.filing.rows import header_columns
 from workers.spool.batches import BatchSource
 
 _FILES_A_TASK = 32
+_MOST_LOADED = 16 << 20
+"""Bytes of a file that is read into memory at once."""
 _ARCHIVE = BatchSource(kind="archive")
 
 
@@ -25,6 +30,8 @@ class ReadFile:
 
     file: FoundFile
     instance: Instance
+    columns: dict[str, Any]
+    """Of the header: made here, since one process commits what many read."""
 
 
 class Readers:
@@ -51,7 +58,9 @@ def open_readers(archive: Path, processes: int) -> Iterator[Readers]:
         yield Readers(archive, None)
         return
     # not fork: this process has an open database and threads of its progress bar
-    with ProcessPoolExecutor(processes, mp_context=get_context("forkserver")) as pool:
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__])  # pydicom is loaded once for all of them
+    with ProcessPoolExecutor(processes, mp_context=context) as pool:
         try:
             yield Readers(archive, pool)
         finally:
@@ -66,7 +75,7 @@ def read_files(archive: Path, folder: str, files: Sequence[FoundFile]) -> list[R
         try:
             descriptor = os.open(archive / path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
             with open(descriptor, "rb") as opened:
-                result = examine(opened, file.name, _ARCHIVE)
+                result = examine(_loaded(opened), file.name, _ARCHIVE)
         except DataError as error:
             found.append(Finding(FindingCode.NOT_ADOPTED, path, str(error)))
         except OSError as error:
@@ -75,8 +84,25 @@ def read_files(archive: Path, folder: str, files: Sequence[FoundFile]) -> list[R
             if isinstance(result, Skip):
                 found.append(Finding(FindingCode.SKIPPED, path, result.reason))
             else:
-                found.append(ReadFile(file, result))
+                found.append(ReadFile(file, result, header_columns(result.facts)))
     return found
+
+
+class _Loaded(io.BytesIO):
+    """A file whose content is in memory: every step in an open file asks the system."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        super().__init__(file.read(size))
+        self._file = file
+
+    def fileno(self) -> int:
+        """Return the descriptor of the file itself, for its facts."""
+        return self._file.fileno()
+
+
+def _loaded(file: BinaryIO) -> BinaryIO:
+    size = os.fstat(file.fileno()).st_size
+    return _Loaded(file, size) if size <= _MOST_LOADED else file
 
 
 def _done(result: list[ReadFile | Finding]) -> Future[list[ReadFile | Finding]]:

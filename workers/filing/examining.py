@@ -76,7 +76,7 @@ def examine(file: BinaryIO, path: str, source: BatchSource) -> Instance | Skip:
             return Skip("a media directory that cannot be read, not an instance")
         raise
     _check_command_set(header, source)
-    return Instance(header.facts, _digests(file, header.dataset_offset), header.size)
+    return Instance(header.facts, _digests(file, header.dataset_offset, header.size), header.size)
 
 
 def _why_passed_over(path: str, name: str) -> str | None:
@@ -104,11 +104,11 @@ def _check_command_set(header: Header, source: BatchSource) -> None:
             )
 
 
-def _digests(file: BinaryIO, offset: int) -> Digests:
+def _digests(file: BinaryIO, offset: int, size: int) -> Digests:
     file.seek(0)
     head = file.read(offset)
     whole, dataset = hashlib.sha256(head), hashlib.sha256()
-    buffer = bytearray(_CHUNK_BYTES)
+    buffer = bytearray(min(_CHUNK_BYTES, size))
     view = memoryview(buffer)
     while count := file.readinto(buffer):  # type: ignore[attr-defined]
         whole.update(view[:count])

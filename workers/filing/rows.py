@@ -122,8 +122,13 @@ def folders_in_use(connection: Connection, folder_ids: Sequence[int]) -> set[int
     return set(found.scalars())
 
 
-def instance_values(found: Instance, place: Place, file_name: str, at: str) -> dict[str, Any]:
-    """Return the columns of an instance, every dictionary column among them."""
+def instance_values(
+    found: Instance, place: Place, file_name: str, at: str, columns: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return the columns of an instance, every dictionary column among them.
+
+    `columns` are those of the header, where somebody made them already.
+    """
     facts = found.facts
     return {
         "series_id": place.series_id,
@@ -134,7 +139,7 @@ def instance_values(found: Instance, place: Place, file_name: str, at: str) -> d
         "sha256": found.digests.file,
         "dataset_sha256": found.digests.dataset,
         "filed_at": at,
-        **header_columns(facts),
+        **(header_columns(facts) if columns is None else columns),
     }
 
 

@@ -98,7 +98,7 @@ def extract_facts(
         (_SHORTS, reader.short),
     ):
         for name in names:
-            value = cast(Callable[[str], Any], read)(name)
+            value = cast("Callable[[str], Any]", read)(name)
             if value is not None:
                 values[name] = value
     for name, length in _VECTORS.items():

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Hashable
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cache
+from typing import Any, cast
 
 Vector3 = tuple[float, float, float]
 Vector6 = tuple[float, float, float, float, float, float]
@@ -202,7 +204,7 @@ class InstanceFacts:
 
     def to_json(self) -> str:
         """Compact JSON without the fields that hold their default."""
-        return json.dumps(_without_defaults(self), separators=(",", ":"), ensure_ascii=False)
+        return _encoder().encode(_without_defaults(self))
 
     @classmethod
     def from_json(cls, text: str) -> InstanceFacts:
@@ -232,11 +234,22 @@ def _tuples(value: Any) -> Any:
 
 def _without_defaults(facts: Any) -> dict[str, Any]:
     kept: dict[str, Any] = {}
-    for item in dataclasses.fields(facts):
-        value = getattr(facts, item.name)
-        if value is None or value == item.default:
+    for name, default in _defaults(facts.__class__):
+        value = getattr(facts, name)
+        if value is None or value == default:
             continue
         if isinstance(value, tuple) and value and dataclasses.is_dataclass(value[0]):
             value = [_without_defaults(one) for one in value]
-        kept[item.name] = value
+        kept[name] = value
     return kept
+
+
+@cache
+def _defaults(cls: Hashable) -> tuple[tuple[str, Any], ...]:
+    return tuple((item.name, item.default) for item in dataclasses.fields(cast(Any, cls)))
+
+
+@cache
+def _encoder() -> json.JSONEncoder:
+    """Return the encoder of every instance: to make one costs more than to use it."""
+    return json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
