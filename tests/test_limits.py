@@ -323,6 +323,15 @@ def test_a_number_of_one_byte_is_refused_where_it_is_read(good: bytes) -> None:
         stored_pixels(dcmread(io.BytesIO(spoiled)), None)
 
 
+def test_a_number_that_says_it_is_a_sequence_is_no_error_of_the_system() -> None:
+    whole = encoded(tiny("PET AC", 2))
+    number = b"\x28\0\2\0US\2\0\1\0"  # SamplesPerPixel
+    spoiled = whole.replace(number, sequence(b"\x28\0\2\0", b"four"))
+    assert spoiled != whole
+    with pytest.raises(PixelError):
+        stored_pixels(dcmread(io.BytesIO(spoiled)), None)
+
+
 def test_a_panic_of_the_decoder_of_rle_ends_no_worker(tmp_path: Path) -> None:
     """The segments of this frame unpack to more than a frame: pylibjpeg-rle 2.2 panics."""
     dataset = pixels(RLE)

@@ -48,12 +48,15 @@ _DECODING_ERRORS = (
     InvalidDicomError,
     LookupError,
     NotImplementedError,
+    OSError,
     RuntimeError,
     TypeError,
     ValueError,
     struct.error,
 )
-"""What pydicom and the decoders behind it raise on pixels that they cannot read."""
+"""What pydicom and the decoders behind it raise on pixels that they cannot read; of bytes in
+memory, an OSError is pydicom's own.
+"""
 
 
 @dataclass(frozen=True, slots=True)
