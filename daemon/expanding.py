@@ -9,14 +9,12 @@ from __future__ import annotations
 import threading
 import time
 
-import sqlalchemy as sa
-
 from config.logs import get_logger
 from config.settings import Settings
 from daemon.dispatcher import Dispatcher
 from daemon.room import Room
-from workers.errors import WorkersError
 from workers.filing.expanding import expand_entry, waiting_archives
+from workers.filing.left import note_left, why_left
 from workers.index.engine import MetadataIndex
 
 _LOOK_SECONDS = 1.0
@@ -32,6 +30,7 @@ class ExpanderThread:
         self._index = index
         self._settings = settings
         self._stop = threading.Event()
+        self._not_before: dict[str, float] = {}
         self._thread = threading.Thread(target=self._run, name="expander", daemon=True)
 
     def __enter__(self) -> ExpanderThread:
@@ -52,9 +51,16 @@ class ExpanderThread:
             dispatcher.close()
 
     def _expand_all(self, dispatcher: Dispatcher, room: Room) -> None:
-        for entry in waiting_archives(self._settings):
+        try:
+            archives = list(waiting_archives(self._settings))
+        except OSError as error:  # a passing trouble: the next look tries
+            log.warning("archives-not-listed", reason=error.strerror)
+            return
+        for entry in archives:
             if self._stop.is_set():
                 return
+            if time.monotonic() < self._not_before.get(entry.identifier, 0.0):
+                continue
             try:
                 expand_entry(
                     self._index,
@@ -63,7 +69,8 @@ class ExpanderThread:
                     lambda: room.refusal(0, time.monotonic()),
                     dispatcher.offer,
                 )
-            except (WorkersError, OSError, sa.exc.DBAPIError) as error:
+            # the thread's boundary: one archive must not hold up the others
+            except Exception as error:  # noqa: BLE001 - logged, and told by `status`
                 log.warning("archive-waits", entry=entry.identifier, error=type(error).__name__)
-                self._stop.wait(_AGAIN_SECONDS)
-                return
+                note_left(self._settings.layout, entry, why_left(error))
+                self._not_before[entry.identifier] = time.monotonic() + _AGAIN_SECONDS

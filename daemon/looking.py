@@ -191,6 +191,7 @@ def _store_troubles(settings: Settings, identities: Identities | None) -> list[s
     consequences = {
         "receiver": "the receiver takes nothing (0xA700 to senders)",
         "watcher": "the watched folders are left alone",
+        "expander": "archives wait to be expanded",
     }
     again = f"it goes on when {settings.spool.resume_factor:g} times the reserve is free"
     for who, reason in refusals(layout).items():

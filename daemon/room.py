@@ -187,7 +187,7 @@ def _write_state(layout: Layout, who: str, reason: str | None) -> None:
 def refusals(layout: Layout) -> dict[str, str]:
     """Return why the running intakes take nothing now, by role."""
     found = {}
-    for who in ("receiver", "watcher"):
+    for who in ("receiver", "watcher", "expander"):
         with suppress(OSError, ValueError):
             process, reason = (layout.run / f"refusing-{who}").read_text("utf-8").split("\n", 1)
             os.kill(int(process), 0)  # ProcessLookupError: it has ended meanwhile

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -18,6 +19,7 @@ from filing_world import (
     encoded,
     in_child,
     make_world,
+    other_pixels,
     recoded,
     tiny,
     uid_of,
@@ -28,6 +30,7 @@ from workers import durable
 from workers.deidentify import entry as deidentifying
 from workers.filing.journal import read_facts
 from workers.filing.labels import Labels, labels_of
+from workers.filing.releasing import retry_entry
 from workers.index.tables import arrival, event, instance, series, study
 from workers.spool.batches import BatchSource
 
@@ -105,12 +108,40 @@ def test_other_sources_are_left_as_they_are(world: World) -> None:
     assert list(world.tree().values()) == [content]
 
 
-def test_a_batch_of_nobody_knows_where_is_taken_for_one_to_de_identify(world: World) -> None:
+def test_a_batch_of_nobody_knows_where_is_kept_as_it_came_and_not_told(world: World) -> None:
     (name,) = world.put({"a": secret_instance()}, BatchSource(kind="folder", folder="/x"))
     (world.layout.ready / name.batch / "batch.json").unlink()
     world.file()
-    (content,) = world.tree().values()
-    assert b"MRN-4711" not in content
+    assert world.tree() == {}
+    assert world.outcome_of(name).code == "identifiable"
+    assert world.kept_bytes(name) == secret_instance()
+
+
+def test_what_was_set_aside_de_identified_stays_so_when_it_is_retried(world: World) -> None:
+    world.put({"a": secret_instance()}, DROP)
+    world.file()
+    (name,) = world.put({"b": other_pixels(secret_instance())}, DROP)
+    world.file()
+    assert world.outcome_of(name).outcome == "conflict"
+    retry_entry(world.index, world.layout, name.identifier)
+    world.file_all()
+    assert world.outcomes() == {"filed": 1, "retried": 1, "conflict": 1}
+    assert len(world.rows(study)) == 1
+
+
+def test_what_stands_beside_the_data_set_goes_too(world: World) -> None:
+    content = bytearray(secret_instance())
+    content[:8] = b"Doe^Jane"
+    dataset = dcmread(io.BytesIO(bytes(content)))
+    dataset.file_meta.SourceApplicationEntityTitle = "DOE_JANE"
+    dataset.PersonAddress = dataset.AdmissionID = "DOE_JANE"
+    dataset.add_new(0x60000022, "LO", "DOE_JANE")
+    dataset.add_new(0xFFFCFFFC, "OB", b"DOE_JANE")
+    world.put({"a": encoded(dataset)}, DROP)
+    world.file()
+    (filed,) = world.tree().values()
+    assert b"DOE_JANE" not in filed
+    assert filed[:128] == bytes(128)
 
 
 def test_what_may_name_somebody_in_its_pixels_is_set_aside_and_not_told(world: World) -> None:

@@ -185,6 +185,19 @@ def test_without_room_it_waits_and_then_goes_on(world: World) -> None:
     assert world.outcomes() == {"expanded": 1, "filed": 4}
 
 
+def test_names_in_any_bytes_are_told_and_stop_nothing(world: World) -> None:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", encoding="utf-8") as archive:
+        link = tarfile.TarInfo("M\udcfcller")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(link)
+    world.put({"a.tar": buffer.getvalue() + tar(slices(1)), "b.tar": tar(slices(2))})
+    assert len(expand_all(world)) == 2
+    world.file_all()
+    assert world.outcomes()["filed"] == 2
+    assert not world.waiting()
+
+
 def test_members_are_offered_as_they_come(world: World) -> None:
     world.put({"scan.tar": tar(slices(3))})
     offered: list[str] = []

@@ -373,6 +373,32 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def test_damage_in_what_we_filed_is_told_and_the_digest_kept(tmp_path: Path) -> None:
+    settings = settings_for(tmp_path / "site")
+    prepare_index(settings).close()
+    world = World(settings)
+    content = encoded(tiny("CT IMAGES", 0))
+    send(world, content)
+    path = world.path_of(uid_of(content))
+    path.write_bytes(other_pixels(content))
+    assert codes(adopt(world)) == {"changed": 1}
+    assert world.rows(instance)[0].sha256 == hashlib.sha256(content).hexdigest()
+    world.close()
+
+
+def test_a_copy_in_a_delivery_is_left_when_the_instance_is_sent(
+    world: World, delivery: Path
+) -> None:
+    deliver(delivery, 1, only=("CT IMAGES",))
+    (leaf,) = (one for one in walk_tree(delivery) if isinstance(one, Leaf))
+    content = (delivery / leaf.path / "IM00000").read_bytes()
+    copy = delivery / leaf.path / f"{uid_of(content)}.dcm"
+    copy.write_bytes(content)
+    adopt(world)
+    send(world, content)
+    assert copy.read_bytes() == content
+
+
 def test_another_archive_than_the_one_known_is_not_walked(world: World, delivery: Path) -> None:
     deliver(delivery, 1, only=("SCOUT",))
     (delivery / ".petct" / "id").unlink()

@@ -19,7 +19,7 @@ from workers.filing.protocol import Filer
 from workers.index.engine import MetadataIndex, open_index
 from workers.index.tables import series
 from workers.pairing.failing import note_death, note_failure
-from workers.spool.batches import EntryName, entries_of
+from workers.spool.batches import EntryName, entries_of, is_batch_name
 
 log = get_logger(__name__)
 
@@ -132,10 +132,12 @@ def ask_for_pairs(settings: Settings, wishes: Sequence[PairWish]) -> None:
 
 def _entries(settings: Settings, batches: Mapping[str, Any]) -> Iterator[EntryName]:
     """Find the entries that identifiers stand for; names in the queue are not used as paths."""
+    if not isinstance(batches, Mapping):
+        return
     for batch, identifiers in batches.items():
-        if not isinstance(batch, str) or "/" in batch or batch.startswith("."):
+        if not is_batch_name(batch) or not isinstance(identifiers, list):
             continue
-        wanted = set(identifiers)
+        wanted = {one for one in identifiers if isinstance(one, str)}
         for entry in entries_of(settings.layout, batch):
             if not wanted:
                 break  # the rest of a large batch belongs to other jobs

@@ -105,6 +105,8 @@ class Reporter:
                 self._look()
             except OSError as error:
                 log.warning("commitment-results-unreadable", reason=error.strerror)
+            except Exception:  # the thread's boundary: the next look tries again
+                log.exception("commitment-report-failed")
 
     def _look(self) -> None:
         """Start a delivery to each peer that has results, and an open association or its turn."""

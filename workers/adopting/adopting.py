@@ -184,6 +184,10 @@ def _meet(
     values: dict[str, Any] = {"size": one.file.size, "mtime_ns": one.file.mtime_ns}
     facts = one.instance.facts
     if digests.file != before.digests.file:
+        if not _is_adopted(connection, before):
+            words = "other bytes than were filed: see `petct-ingest check --checksums`"
+            done.findings.append(Finding(FindingCode.CHANGED, path, words))
+            return
         if not before.is_home_of(facts):
             words = "its header now names another patient, study or series: index it anew"
             done.findings.append(Finding(FindingCode.CONFLICT, path, words))
@@ -204,6 +208,16 @@ def _meet(
         )
         values |= {"folder_id": place.folder_id, "file_name": one.file.name}
     connection.execute(instance.update().where(instance.c.id == before.id).values(values))
+
+
+def _is_adopted(connection: Connection, known: KnownInstance) -> bool:
+    """Tell whether a file is a delivery's own: what we filed ourselves has its digest for good."""
+    found = connection.execute(
+        sa.select(folder.c.adopted)
+        .join(instance, instance.c.folder_id == folder.c.id)
+        .where(instance.c.id == known.id)
+    )
+    return bool(found.scalar())
 
 
 def _disagreements(leaf: Leaf, found: Sequence[ReadFile]) -> list[Finding]:

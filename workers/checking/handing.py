@@ -63,7 +63,7 @@ def hand_to_filing(scene: Scene, strays: Sequence[Stray]) -> list[tuple[Stray, s
 def _lay_into_spool(scene: Scene, source: BatchSource, strays: Sequence[Stray]) -> list[EntryName]:
     layout, entries = scene.layout, []
     with BatchWriter(layout, source) as batch:
-        for stray in strays:
+        for number, stray in enumerate(strays):
             file = layout.archive / stray.path
             temporary = layout.incoming / f"check-{secrets.token_hex(8)}"
             try:
@@ -72,7 +72,7 @@ def _lay_into_spool(scene: Scene, source: BatchSource, strays: Sequence[Stray]) 
                 if error.errno not in durable.NO_LINK_ERRORS:
                     raise
                 durable.copy_new(file, temporary, layout.file_mode)
-            entries.append(batch.adopt(temporary, os.path.basename(stray.path)))
+            entries.append(batch.adopt(temporary, f"{number}/{os.path.basename(stray.path)}"))
     return entries
 
 

@@ -57,12 +57,17 @@ def arrivals_of(index: MetadataIndex, uids: Iterable[str]) -> dict[str, tuple[Ar
     for some in _chunks(uids):
         with index.read() as connection:
             rows = connection.execute(
-                sa.select(arrival.c.instance_uid, arrival.c.outcome, arrival.c.dataset_sha256)
+                sa.select(
+                    arrival.c.instance_uid,
+                    arrival.c.outcome,
+                    arrival.c.dataset_sha256,
+                    arrival.c.source,
+                )
                 .where(arrival.c.instance_uid.in_(some))
                 .order_by(arrival.c.id)
             ).all()
         for row in rows:
-            one = Arrival(row.outcome, row.dataset_sha256)
+            one = Arrival(row.outcome, row.dataset_sha256, "@" in (row.source or ""))
             found[row.instance_uid] = (*found.get(row.instance_uid, ()), one)
     return found
 

@@ -49,6 +49,8 @@ class Arrival:
 
     outcome: str
     dataset_sha256: str | None = None
+    was_sent: bool = True
+    """Whether it came over an association: a dropped file, or one of a repair, is nobody's word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,7 @@ def judge_reference(facts: ReferenceFacts) -> Verdict:
     # changed on its way, adopted in place, or the index was rebuilt from the tree: then nobody
     # knows (any more) what was received
     if not any(
-        one.outcome in EQUAL and one.dataset_sha256 == filed.dataset_sha256
+        one.was_sent and one.outcome in EQUAL and one.dataset_sha256 == filed.dataset_sha256
         for one in facts.arrivals
     ):
         return Verdict(FailureReason.PROCESSING_FAILURE, "not known to be filed as received")

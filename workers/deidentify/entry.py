@@ -54,7 +54,8 @@ class EntryDeidentifier:
     def __init__(self, layout: Layout, seed_file: Path) -> None:
         self._seed = read_seed(seed_file)
         self._rules = Deidentifier(self._seed)
-        self._notes = layout.spool_private / "deidentified"
+        self._layout = layout
+        self._notes = _notes(layout)
         self._temporaries = layout.incoming
 
     def deidentify(
@@ -81,9 +82,7 @@ class EntryDeidentifier:
         temporary.unlink(missing_ok=True)  # of a run that was killed
         opened = self._write(file, temporary, patient_id)
         try:
-            durable.make_folders(self._notes)
-            words = json.dumps({"sha256": _sha256(opened), "received": received})
-            durable.replace_file(self._note(identifier), words.encode(), 0o600)
+            keep_note(self._layout, identifier, _sha256(opened), received)
             os.rename(temporary, path)
             durable.fsync_folder(path.parent)
         except BaseException:
@@ -135,6 +134,17 @@ class EntryDeidentifier:
             return None
         known = isinstance(note, dict) and {"sha256", "received"} <= note.keys()
         return note if known else None
+
+
+def keep_note(layout: Layout, identifier: str, sha256: str, received: str) -> None:
+    """Say, durable, that the bytes of an entry with this digest are de-identified already."""
+    durable.make_folders(_notes(layout))
+    words = json.dumps({"sha256": sha256, "received": received})
+    durable.replace_file(_notes(layout) / f"{identifier}.json", words.encode(), 0o600)
+
+
+def _notes(layout: Layout) -> Path:
+    return layout.spool_private / "deidentified"
 
 
 @contextmanager

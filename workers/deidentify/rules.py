@@ -43,14 +43,43 @@ REMOVED = ("CountryOfResidence", "Occupation", "PatientAddress", "RegionOfReside
 
 FREE_TEXT = (
     "AdditionalPatientHistory",
+    "AdmissionID",
+    "AdmittingDiagnosesDescription",
+    "Allergies",
+    "ClinicalTrialSubjectID",
+    "ClinicalTrialSubjectReadingID",
+    "DataSetTrailingPadding",
+    "DeviceSerialNumber",
     "ImageComments",
+    "InsurancePlanIdentification",
+    "IssuerOfAdmissionID",
     "MedicalAlerts",
     "PatientComments",
+    "PatientState",
+    "PersonAddress",
+    "PersonTelephoneNumbers",
+    "ReasonForStudy",
+    "ReasonForTheRequestedProcedure",
+    "ReferringPhysicianAddress",
+    "ReferringPhysicianTelephoneNumbers",
     "RequestedProcedureComments",
+    "ServiceEpisodeID",
+    "SpecialNeeds",
     "StudyComments",
+    "TextString",
     "VisitComments",
 )
-"""Free text about a person, removed too (PS3.15 table E.1-1); no decision of ours reads it."""
+"""Free text about a person, addresses and numbers, removed too (PS3.15 table E.1-1); no decision of
+ours reads them.
+"""
+_OF_THE_SENDER = (
+    "SourceApplicationEntityTitle",
+    "PrivateInformationCreatorUID",
+    "PrivateInformation",
+)
+"""Of the file meta: they say from where, or anything."""
+_OVERLAYS = range(0x6000, 0x6020)
+"""Groups of overlays: graphics that may hold words."""
 
 _HELD = (
     ("1.2.840.10008.5.1.4.1.1.7", "a secondary capture may show a name in its pixels"),
@@ -105,6 +134,10 @@ class Deidentifier:
             A PatientID to give in the place of a replaced one (a subject's label).
         """
         changes = Changes()
+        dataset.preamble = bytes(128)
+        for keyword in _OF_THE_SENDER:
+            if keyword in dataset.file_meta:
+                delattr(dataset.file_meta, keyword)
         _remove_private(dataset, changes)
         before = _fingerprints(dataset)
         for handler in (_Addresses(), _Dates(self._days, changes), _Remove(changes)):  # last first
@@ -185,7 +218,10 @@ class _Addresses(ElementAnonymizer):
 def _remove_private(dataset: Dataset, changes: Changes) -> None:
     """Remove private elements, in items of sequences too, but for those that SUV needs."""
     for tag in list(dataset.keys()):
-        if tag.is_private:
+        if tag.group in _OVERLAYS:
+            changes.removed.add(f"{tag:08x}")
+            del dataset[tag]
+        elif tag.is_private:
             if not _is_kept(dataset, tag):
                 changes.removed.add(f"{tag:08x}")
                 del dataset[tag]

@@ -9,6 +9,7 @@ workers while the rest is still being read.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +38,7 @@ CODE = "archive"
 
 _HEAD_BYTES = 512
 _FINDINGS_TOLD = 20
+_FINDINGS_KEPT = 1000
 
 log = get_logger(__name__)
 
@@ -47,12 +49,20 @@ class Expansion:
 
     batch: str
     members: int = 0
+    lost: int = 0
+    """Members that could not be read."""
     findings: list[Finding] = field(default_factory=list)
+    """The first ones: a tar may hold a million links."""
+
+    def note(self, finding: Finding) -> None:
+        self.lost += finding.loses
+        if len(self.findings) < _FINDINGS_KEPT:
+            self.findings.append(finding)
 
     @property
     def is_whole(self) -> bool:
         """Whether every member could be read."""
-        return not any(finding.loses for finding in self.findings)
+        return not self.lost
 
 
 def is_archive(entry: EntryName, path: Path) -> bool:
@@ -62,8 +72,10 @@ def is_archive(entry: EntryName, path: Path) -> bool:
     try:
         with open(path, "rb", opener=durable.no_follow) as file:
             return kind_by_bytes(file.read(_HEAD_BYTES)) is not None
-    except OSError:
-        return False
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO):
+            return False  # gone, or no file: whoever locks it says so
+        raise
 
 
 def waiting_archives(settings: Settings) -> Iterator[EntryName]:
@@ -130,20 +142,21 @@ def _expand(
     with BatchWriter(layout, inside, name=found.batch) as batch:
         for one in members:
             if isinstance(one, Finding):
-                found.findings.append(one)
+                found.note(one)
                 continue
             if reason := refusal():
                 raise StoreUnavailable(f"an archive waits to be expanded: {reason}")
             place = f"{entry.path}/{one.path}"
             found.members += 1
-            if batch.has(place):
-                continue  # from before a kill
+            if batch.has(place):  # from before a kill, which may have come before this
+                durable.fsync_folder((batch.folder / place).parent)
+                continue
             temporary.unlink(missing_ok=True)
             try:
                 durable.write_new(temporary, one.stream.chunks(), layout.file_mode)
             except DataError as error:
                 found.members -= 1
-                found.findings.append(Finding(one.name, error.code, str(error)))
+                found.note(Finding(one.name, error.code, str(error)))
                 continue
             offer(batch.adopt(temporary, place))
 
@@ -168,7 +181,7 @@ def _commit(index: MetadataIndex, settings: Settings, work: Work, found: Expansi
             source=work.source.key,
             entry=work.identifier,
             members=found.members,
-            unreadable=sum(finding.loses for finding in found.findings),
+            unreadable=found.lost,
         )
 
 
@@ -177,8 +190,9 @@ def _words(found: Expansion) -> str:
     told = [
         f"{finding.name or 'the archive'}: {finding.words}" for finding in lost[:_FINDINGS_TOLD]
     ]
-    more = f"; and {len(lost) - len(told)} more" if len(lost) > len(told) else ""
-    return f"{found.members} members were taken; not read: " + "; ".join(told) + more
+    more = f"; and {found.lost - len(told)} more" if found.lost > len(told) else ""
+    words = f"{found.members} members were taken; not read: " + "; ".join(told) + more
+    return words.encode("utf-8", "backslashreplace").decode()  # a tar's names may be any bytes
 
 
 def _source_of(settings: Settings, entry: EntryName) -> BatchSource:

@@ -98,6 +98,7 @@ class Meeting:
             reason = f"the file in the tree cannot be filed: {found.reason}"
             self._set_aside(work, Comparison(Likeness.CONFLICT, reason), None)
         else:
+            durable.fsync_file(target)  # who wrote it may not have: the entry goes
             work.adopted, work.target = found, target
 
     @contextmanager
@@ -161,6 +162,7 @@ class Meeting:
             dataset_sha256=known.digests.dataset,
             instance_uid=work.uid,
             changed=comparison.changed,
+            received=work.received,
         )
         quarantine.set_aside(self._layout.quarantine, kept, old)
         self._linker.replace(work, kept)

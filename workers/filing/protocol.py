@@ -249,6 +249,8 @@ class Filer:
         result = examine(work.file, path, work.source)
         if work.policy.deidentify == "off" or isinstance(result, Skip):
             return result
+        if work.source.kind == "folder" and not work.source.folder:
+            raise Identifiable("where it came from is lost, and it may be one to de-identify")
         subject = work.labels.subject if work.policy.patient_id == "subject" else None
         if subject == "":
             raise Identifiable("its path names no subject to take the place of the PatientID")
@@ -384,9 +386,11 @@ class Filer:
             self._linker.link(work, target)
         except FileExistsError:
             rooted.is_file(self._layout.archive, target.relative_to(self._layout.archive))
-            if not same_file(work, target) and not same_bytes(work, target):
-                self._meeting.meet_unknown(work, target)
-                return
+            if not same_file(work, target):
+                if not same_bytes(work, target):
+                    self._meeting.meet_unknown(work, target)
+                    return
+                durable.fsync_file(target)  # who wrote it may not have: the entry goes
         work.target = target
 
     # the same SOPInstanceUID again ----------------------------------------------------------------

@@ -40,6 +40,8 @@ class Reason:
     kept: dict[str, Any] = field(default_factory=dict)
     """The instance in the tree that it was compared with: digests, path."""
     changed: tuple[str, ...] = ()
+    received: str = ""
+    """Keyed digest of what was received, where the kept bytes are de-identified already."""
 
 
 def file_of(quarantine: Path, entry: str) -> Path:

@@ -38,8 +38,15 @@ def retry_entry(
     source = BatchSource(**{key: value for key, value in reason["source"].items() if key in known})
     temporary = layout.incoming / f"retry-{secrets.token_hex(8)}"
     durable.copy_new(quarantine.file_of(layout.quarantine, entry), temporary, layout.file_mode)
+    path = _path(str(reason["original_path"]))
     with BatchWriter(layout, source) as batch:
-        name = batch.adopt(temporary, _path(str(reason["original_path"])))
+        if reason.get("received"):
+            # dicognito loads only where it is needed
+            from workers.deidentify.entry import keep_note
+
+            again = EntryName(batch.name, path).identifier
+            keep_note(layout, again, durable.sha256_of(temporary), str(reason["received"]))
+        name = batch.adopt(temporary, path)
     _settle(index, layout, entry, "retried", by=by, again=name.identifier)
     return name
 

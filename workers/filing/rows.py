@@ -104,12 +104,12 @@ def study_ids(connection: Connection, wanted: Iterable[str]) -> dict[str, int]:
 
 
 def folders_of(connection: Connection, study_uid: str, series_uid: str) -> list[PurePosixPath]:
-    """Return every folder that a series ever got, relative to the archive."""
+    """Return every folder that filing ever gave a series, relative to the archive."""
     found = connection.execute(
         sa.select(folder.c.home, folder.c.digits)
         .join(series, series.c.id == folder.c.series_id)
         .join(study, study.c.id == series.c.study_id)
-        .where(series.c.series == series_uid, study.c.study == study_uid)
+        .where(series.c.series == series_uid, study.c.study == study_uid, ~folder.c.adopted)
     )
     return [PurePosixPath(row.home, "studies", row.digits) for row in found]
 

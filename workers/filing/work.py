@@ -158,6 +158,7 @@ def quarantine_work(
         study=found.facts.study_instance_uid if found else "",
         kept=dict(kept or {}),
         changed=changed,
+        received=work.received,
     )
     quarantine.set_aside(place, work.path, words)
     if work.names_somebody and code != Identifiable.code:

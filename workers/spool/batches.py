@@ -14,6 +14,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import stat
 import threading
@@ -27,6 +28,8 @@ from config.layout import Layout
 from workers import durable
 
 DESCRIPTION = "batch.json"
+_DESCRIPTION_BYTES = 64 << 10
+_BATCH_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,11 +232,30 @@ def new_batch_name(source: BatchSource) -> str:
     return f"{source.kind[0]}{int(time.time() * 1000):013d}-{secrets.token_hex(4)}"
 
 
+def is_batch_name(name: object) -> bool:
+    """Tell whether this can be the name of a batch (`new_batch_name`), and so of a folder."""
+    return isinstance(name, str) and _BATCH_NAME.fullmatch(name) is not None
+
+
 def read_source(layout: Layout, batch: str) -> BatchSource:
-    """Read where a batch came from. Raises FileNotFoundError when the batch is gone."""
-    raw = json.loads((layout.ready / batch / DESCRIPTION).read_bytes())
-    known = BatchSource.__dataclass_fields__
-    return BatchSource(**{key: value for key, value in raw.items() if key in known})
+    """Read where a batch came from.
+
+    Raises FileNotFoundError when the batch is gone, ValueError when its description is damaged.
+    """
+    with open(layout.ready / batch / DESCRIPTION, "rb") as file:
+        try:
+            raw = json.loads(file.read(_DESCRIPTION_BYTES))
+        except RecursionError:
+            raise ValueError("the description of a batch is no description") from None
+    if not isinstance(raw, dict):
+        raise ValueError("the description of a batch is no object")  # noqa: TRY004 - its data is
+    found = {key: raw[key] for key in BatchSource.__dataclass_fields__ if key in raw}
+    if found.get("kind") not in ("association", "folder", "archive"):
+        raise ValueError("the description of a batch says no kind")
+    for key, value in found.items():
+        if not isinstance(value, str) or b"\0" in os.fsencode(value):
+            raise ValueError(f"the description of a batch has no text for {key}")
+    return BatchSource(**found)
 
 
 def batch_names(layout: Layout) -> list[str]:
