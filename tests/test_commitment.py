@@ -92,6 +92,8 @@ OUTCOMES = ["filed", "duplicate", "retried", "variant", "conflict", "quarantined
         (replace(FINE, arrivals=()), FailureReason.PROCESSING_FAILURE),
         # filed otherwise than it came, or nobody knows how it came
         (replace(FINE, arrivals=(Arrival("filed", "other"),)), FailureReason.PROCESSING_FAILURE),
+        # dropped by somebody, or filed again by a repair: nobody sent it
+        (replace(FINE, arrivals=(replace(AS_SENT, was_sent=False),)), 0x0110),
         (replace(FINE, filed=replace(FILED, file=FileState.CHANGED)), 0x0110),
         (replace(FINE, filed=replace(FILED, file=FileState.MISSING)), 0x0110),
         *(
