@@ -205,6 +205,7 @@ def _send(folder: Path, ae_title: str, port: int, progress: Progress) -> int:
         raise DemoFailed("the receiver did not accept the association")
     try:
         for number, file in enumerate(files, start=1):
+            _pause_reactor(association)
             answer = association.send_c_store(file)
             if not answer or answer.Status != 0x0000:
                 raise DemoFailed(f"a C-STORE was answered with {answer.get('Status')}")
@@ -212,6 +213,19 @@ def _send(folder: Path, ae_title: str, port: int, progress: Progress) -> int:
     finally:
         association.release()
     return len(files)
+
+
+def _pause_reactor(association: Any) -> None:
+    """Make sure that the association's other thread waits before anything is sent.
+
+    `send_c_store` asks for that itself, but takes the pause before the last message for the one
+    that it asks for: on a busy machine that thread then takes the answer, and 30 s later the
+    association is aborted.
+    """
+    checkpoint = association._reactor_checkpoint
+    checkpoint.clear()
+    while association.is_established and not checkpoint._cond._waiters:
+        time.sleep(0.0001)
 
 
 def _without_delay(event: Any) -> None:
