@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from workers.errors import BadIdentity, DataError
+from workers.errors import BadIdentity, DataError, NotDicom
 from workers.header import uids
 from workers.header.facts import InstanceFacts
 from workers.header.read import PREAMBLE_BYTES, Header, MediaDirectory, read_open_header
@@ -59,14 +59,16 @@ def examine(file: BinaryIO, path: str, source: BatchSource) -> Instance | Skip:
     """Examine one open entry.
 
     A path of litter or of a pair is believed only where the bytes do not say DICOM: nobody's slice
-    is lost for its name. Raises DataError where the entry belongs in quarantine.
+    is lost for its name. Raises DataError where the entry belongs in quarantine; what another
+    system made of a study does, for somebody may want it.
     """
     name = os.path.basename(path)
-    reason = _why_passed_over(path, name)
-    if reason is not None:
+    if is_litter(name) or is_of_pair(path):
         file.seek(0)
         if file.read(PREAMBLE_BYTES)[128:] != b"DICM":
-            return Skip(reason)
+            if is_litter(name):
+                return Skip("a file of the system, not an instance")
+            raise NotDicom("a file of a pair that was made before, not an instance: kept here")
     try:
         header = read_open_header(file)
     except MediaDirectory as error:
@@ -77,12 +79,6 @@ def examine(file: BinaryIO, path: str, source: BatchSource) -> Instance | Skip:
         raise
     _check_command_set(header, source)
     return Instance(header.facts, _digests(file, header.dataset_offset, header.size), header.size)
-
-
-def _why_passed_over(path: str, name: str) -> str | None:
-    if is_litter(name):
-        return "a file of the system, not an instance"
-    return "a file of a pair that was made before, not an instance" if is_of_pair(path) else None
 
 
 def _check_command_set(header: Header, source: BatchSource) -> None:
