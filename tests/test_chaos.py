@@ -89,7 +89,9 @@ def test_the_commands_of_the_page_are_targets_whose_options_are_known():
         recipe = subprocess.run(
             command, cwd=PROJECT, capture_output=True, text=True, check=True, timeout=30
         )
-        assert recipe.stdout.splitlines()[-1].endswith(f"tests/{name}_run.py {words}")
+        # below another make there are lines about folders around it
+        called = f"tests/{name}_run.py {words}"
+        assert any(line.endswith(called) for line in recipe.stdout.splitlines())
 
 
 # --- the judge

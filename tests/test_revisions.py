@@ -43,6 +43,7 @@ class Site:
         self.place = Workplace(world.settings)
         self.sweeper = Sweeper(world.index, world.settings)
         self.now = clock.monotonic()
+        self.sweeper.tick(self.now)
         self.sent = 0
 
     def close(self) -> None:
@@ -58,9 +59,11 @@ class Site:
         return file_now(self.place, self.world.put(files))
 
     def wait(self, seconds: float = 61) -> None:
-        """Let time pass, and the sweeper look once."""
-        self.now += seconds
-        self.sweeper.tick(self.now)
+        """Let time pass, and the sweeper look every 20 s: after a gap it would start anew."""
+        end = self.now + seconds
+        while self.now < end:
+            self.now = min(end, self.now + 20)
+            self.sweeper.tick(self.now)
 
     def make(self) -> list[str]:
         """Make every pair that is due."""
