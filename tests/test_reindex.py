@@ -270,7 +270,7 @@ def test_what_lies_elsewhere_or_is_no_instance_is_named_and_left(
     with socket.socket(socket.AF_UNIX) as made:
         monkeypatch.chdir(there)  # a socket's path is short
         made.bind("sock")
-    (there / os.fsdecode(b"caf\xe9.dcm")).write_bytes((there / "IM00000").read_bytes())
+    (there / os.fsdecode(b"\xe9t\xe9.dcm")).write_bytes((there / "IM00000").read_bytes())
     report = adopt(world)
     assert codes(report) == {
         "stray": 2, "not-adopted": 3, "skipped": 1, "link": 3, "special": 2,
