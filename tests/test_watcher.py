@@ -499,17 +499,20 @@ print(found)
     assert done.stdout.strip() == "['plain/y.dcm']", done.stderr
 
 
-def test_a_scan_takes_no_more_than_some_microseconds_a_file(elsewhere):
+def test_a_scan_takes_less_than_twenty_microseconds_a_file(elsewhere):
     for number in range(20):
         folder = elsewhere / f"{number}"
         folder.mkdir()
         for item in range(1000):
             os.close(os.open(folder / f"{item}", os.O_CREAT | os.O_WRONLY))
-    found: list[Found] = []
-    began = time.process_time()
-    scan(survey(elsewhere, frozenset()), lambda one: found.append(one) or True)
-    assert len(found) == 20_000
-    assert time.process_time() - began < 1.0
+    quickest = float("inf")
+    for _ in range(5):  # a neighbour on the machine makes caches cold, and CPU time with them
+        found: list[Found] = []
+        began = time.process_time()
+        scan(survey(elsewhere, frozenset()), lambda one: found.append(one) or True)  # noqa: B023
+        quickest = min(quickest, time.process_time() - began)
+        assert len(found) == 20_000
+    assert quickest < 0.4
 
 
 def test_a_second_watcher_waits_for_the_first(quick, start, caplog):
