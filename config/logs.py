@@ -12,9 +12,12 @@ import logging
 import os
 import sys
 import time
+from types import TracebackType
 from typing import Any, TextIO
 
 from config.settings import LoggingSettings
+
+_Failure = tuple[type[BaseException], BaseException, TracebackType | None]
 
 _QUOTING = ("pydicom", "pynetdicom", "rq", "watchdog")
 """Libraries whose texts quote header values, peers and paths at every level."""
@@ -43,11 +46,16 @@ class Log:
     def error(self, event: str, **facts: Any) -> None:
         self._log(logging.ERROR, event, facts)
 
-    def exception(self, event: str, **facts: Any) -> None:
-        """Log at ERROR with the exception's type and place; its text only at DEBUG."""
-        self._log(logging.ERROR, event, facts, exc_info=True)
+    def exception(self, event: str, of: _Failure | None = None, **facts: Any) -> None:
+        """Log at ERROR with type and place of the exception in hand, or of another.
 
-    def _log(self, level: int, event: str, facts: dict[str, Any], exc_info: bool = False) -> None:
+        Its text is told only at DEBUG.
+        """
+        self._log(logging.ERROR, event, facts, exc_info=of or True)
+
+    def _log(
+        self, level: int, event: str, facts: dict[str, Any], exc_info: bool | _Failure = False
+    ) -> None:
         if self._logger.isEnabledFor(level):
             self._logger.log(level, event, exc_info=exc_info, extra={"facts": facts})
 

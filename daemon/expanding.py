@@ -19,6 +19,8 @@ from workers.index.engine import MetadataIndex
 
 _LOOK_SECONDS = 1.0
 _AGAIN_SECONDS = 30.0
+_PAUSE_TIMES = 10
+"""A pause lasts so many times what the look before it took, however large the spool."""
 
 log = get_logger(__name__)
 
@@ -41,24 +43,36 @@ class ExpanderThread:
         self._stop.set()
         self._thread.join(5.0)  # what is being expanded is taken up again at the next start
 
+    def check(self) -> None:
+        """Raise RuntimeError where the thread has ended: whoever supervises starts all anew."""
+        if not self._thread.is_alive():
+            raise RuntimeError("the thread that expands archives has ended")
+
     def _run(self) -> None:
         dispatcher = Dispatcher(self._settings)
         room = Room(self._settings.layout, self._settings.spool, "expander")
         try:
-            while not self._stop.wait(_LOOK_SECONDS):
-                self._expand_all(dispatcher, room)
+            wait = _LOOK_SECONDS
+            while not self._stop.wait(wait):
+                looked = self._expand_all(dispatcher, room)
+                wait = max(_LOOK_SECONDS, _PAUSE_TIMES * looked)
         finally:
             dispatcher.close()
 
-    def _expand_all(self, dispatcher: Dispatcher, room: Room) -> None:
+    def _expand_all(self, dispatcher: Dispatcher, room: Room) -> float:
+        """Return how many seconds it took to find what there is to expand."""
+        began = time.monotonic()
         try:
             archives = list(waiting_archives(self._settings))
         except OSError as error:  # a passing trouble: the next look tries
             log.warning("archives-not-listed", reason=error.strerror)
-            return
+            return 0.0
+        looked = time.monotonic() - began
+        there = {entry.identifier for entry in archives}
+        self._not_before = {key: at for key, at in self._not_before.items() if key in there}
         for entry in archives:
             if self._stop.is_set():
-                return
+                break
             if time.monotonic() < self._not_before.get(entry.identifier, 0.0):
                 continue
             try:
@@ -74,3 +88,4 @@ class ExpanderThread:
                 log.warning("archive-waits", entry=entry.identifier, error=type(error).__name__)
                 note_left(self._settings.layout, entry, why_left(error))
                 self._not_before[entry.identifier] = time.monotonic() + _AGAIN_SECONDS
+        return looked

@@ -18,9 +18,13 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from config.logs import get_logger
+
 _PR_SET_PDEATHSIG = 1
 _STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
 _libc = ctypes.CDLL(None, use_errno=True)
+
+log = get_logger(__name__)
 
 
 def die_with_parent(parent: int) -> None:
@@ -39,6 +43,18 @@ def keep_private() -> None:
     What others may read (`files.mode`, `files.folder_mode`) is given its permissions one by one.
     """
     os.umask(0o077)
+
+
+def log_failing_threads() -> None:
+    """Let an exception that ends a thread be a line of our log, which quotes no patient."""
+
+    def tell(failed: threading.ExceptHookArgs) -> None:
+        if failed.exc_value is not None:
+            told = (failed.exc_type, failed.exc_value, failed.exc_traceback)
+            name = failed.thread.name if failed.thread is not None else "?"
+            log.exception("thread-failed", told, thread=name)
+
+    threading.excepthook = tell
 
 
 def stop_on_signals() -> threading.Event:

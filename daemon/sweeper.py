@@ -8,7 +8,7 @@ a lost Redis.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -26,6 +26,7 @@ from workers import clock, durable, queues
 from workers.completeness.judging import PairWish, judge_studies
 from workers.completeness.series import SeriesState
 from workers.errors import StoreUnavailable
+from workers.filing.expanding import is_archive
 from workers.filing.left import forget_gone
 from workers.identity import check_archive, check_identity
 from workers.index.engine import MetadataIndex, prepare_index
@@ -35,6 +36,7 @@ from workers.jobs import ask_for_pairs
 from workers.pairing.exchanging import finish_exchanges
 from workers.spool.ages import Ages, waiting_times
 from workers.spool.batches import (
+    EntryName,
     batch_names,
     remove_if_empty,
     waiting_entries,
@@ -126,7 +128,7 @@ class Sweeper:
         The oldest must have been there at the last look (or at the start): what comes in now has a
         dispatcher of its own.
         """
-        first = next(waiting_entries(self._layout), None)
+        first = next(self._waiting_for_a_worker(), None)
         before, self._oldest = self._oldest, first.identifier if first else ""
         if first is None:
             self._entries_asked = now
@@ -139,12 +141,22 @@ class Sweeper:
         if not self._entries_wait.is_over(first.identifier, now):
             return
         self._entries_asked = now
-        entries = list(islice(waiting_entries(self._layout), _MOST_ENTRIES))
+        entries = list(islice(self._waiting_for_a_worker(), _MOST_ENTRIES))
         size = self._settings.filing.batch_entries
         for start in range(0, len(entries), size):
             if not queues.enqueue_filing(connection, entries[start : start + size]):
                 break
         log.info("dispatched-again", entries=len(entries))
+
+    def _waiting_for_a_worker(self) -> Iterator[EntryName]:
+        """Yield what waits but archives, which no worker takes (filing/expanding.py)."""
+        for entry in waiting_entries(self._layout):
+            try:
+                if is_archive(entry, entry.where(self._layout)):
+                    continue
+            except OSError:
+                pass  # a worker meets the error too, and says so
+            yield entry
 
     # series and studies that time has made due ----------------------------------------------------
 
@@ -349,7 +361,7 @@ def run_sweeper(settings: Settings, stop: threading.Event) -> None:
     with (
         closing(prepare_index(settings)) as index,
         Committing(index, settings) as committing,
-        ExpanderThread(index, settings),
+        ExpanderThread(index, settings) as expander,
     ):
         sweeper = Sweeper(index, settings)
         sweeper.finish_exchanges()
@@ -366,6 +378,7 @@ def run_sweeper(settings: Settings, stop: threading.Event) -> None:
                 if trouble != before:
                     log.warning("sweep-failed", reason=trouble)
             committing.check()
+            expander.check()
             stop.wait(_TICK_SECONDS)
 
 

@@ -288,6 +288,13 @@ def test_a_file_that_is_not_what_was_filed_is_not_committed(
     assert ask(world, *refer(slices)) == [FAILED] * 3
 
 
+def test_a_file_behind_a_linked_folder_is_not_committed(world: World, slices: list[bytes]) -> None:
+    folder = world.path_of(uid_of(slices[0])).parent
+    moved = folder.rename(folder.with_name("elsewhere"))
+    folder.symlink_to(moved)
+    assert ask(world, *refer(slices)) == [FAILED] * 3
+
+
 @pytest.mark.parametrize("policy", ["keep-first", "quarantine", "replace"])
 def test_another_version_forbids_our_word_whatever_is_done_with_it(
     world: World, slices: list[bytes], policy: str

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from filing_world import a_world, changed, other_pixels, small_instances
 
 from config.logs import configure_logging, get_logger, short
 from config.settings import LoggingSettings
+from daemon.processes import log_failing_threads
 from workers.filing import protocol
 from workers.jobs import configure, file_now
 
@@ -36,6 +38,24 @@ def stream() -> Iterator[io.StringIO]:
 
 def lines(stream: io.StringIO) -> list[dict[str, Any]]:
     return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def test_a_thread_that_fails_is_a_line_without_a_patient(
+    stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise ValueError("Geheimnis^Anna")
+
+    configure_logging(LoggingSettings(level="INFO", format="json"), stream)
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    log_failing_threads()
+    thread = threading.Thread(target=fail, name="looker")
+    thread.start()
+    thread.join()
+    (line,) = lines(stream)
+    assert (line["event"], line["thread"]) == ("thread-failed", "looker")
+    assert "ValueError" in stream.getvalue()
+    assert "Geheimnis" not in stream.getvalue()
 
 
 @pytest.mark.parametrize("form", ["json", "text"])

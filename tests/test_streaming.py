@@ -28,8 +28,8 @@ from daemon.receiver.inflow import (
     Inflow,
     Interrupted,
 )
-from daemon.receiver.room import Room
 from daemon.receiver.server import Receiver
+from daemon.room import Room
 from workers.spool.batches import waiting_entries
 
 COMMAND_PDU = p_data(pdv(COMMAND | LAST, wire.store_command()))

@@ -12,7 +12,7 @@ from running import wait_until
 from config.errors import BadValue
 from config.settings import load_settings
 from daemon import looking
-from daemon.receiver.room import Room
+from daemon.room import Room
 from daemon.sweeper import _Patience
 from daemon.watcher.gate import SpoolGate
 from workers import durable

@@ -33,10 +33,11 @@ def run(
     acknowledged is safe in any case.
     """
     settings = settings_of(root, config, host=host, port=port)
-    from daemon.processes import keep_private
+    from daemon.processes import keep_private, log_failing_threads
     from daemon.supervisor import run_all
 
     keep_private()
+    log_failing_threads()
 
     only = [name for name in roles.split(",") if name]
     run_all(settings, _options(root, config), only)
@@ -75,10 +76,11 @@ def work(
     if name not in ("filing", "pairing") or not (number.isdigit() or queue == name):
         raise typer.BadParameter("there are the queues filing and pairing", param_hint="queue")
     settings = settings_of(root, config)
-    from daemon.processes import keep_private
+    from daemon.processes import keep_private, log_failing_threads
     from daemon.working import run_worker
 
     keep_private()
+    log_failing_threads()
     run_worker(settings, name)
 
 
@@ -94,10 +96,11 @@ def sweep(root: Root = None, config: Config = None) -> None:
 def valkey(root: Root = None, config: Config = None) -> None:
     """Run the private queue server alone, on a unix socket below the root."""
     settings = settings_of(root, config)
-    from daemon.processes import keep_private
+    from daemon.processes import keep_private, log_failing_threads
     from daemon.valkey import run_valkey
 
     keep_private()
+    log_failing_threads()
     run_valkey(settings)
 
 
@@ -109,10 +112,17 @@ def _serve(
     `ready_when` is a file whose presence says that the role can be used.
     """
     from config.logs import get_logger
-    from daemon.processes import Heartbeat, Notifier, keep_private, stop_on_signals
+    from daemon.processes import (
+        Heartbeat,
+        Notifier,
+        keep_private,
+        log_failing_threads,
+        stop_on_signals,
+    )
 
     log = get_logger(__name__)
     keep_private()
+    log_failing_threads()
     stop = stop_on_signals()
     settings.layout.make_private()
 

@@ -24,8 +24,8 @@ from config.layout import Layout
 from config.logs import get_logger, short
 from daemon.receiver.access import plain_address
 from daemon.receiver.asking import INVALID_ARGUMENT, RESOURCE_LIMITATION, Refused, read_asked
-from daemon.receiver.room import Room
 from daemon.receiver.talking import Talk
+from daemon.room import Room
 from workers import clock
 from workers.commitment.transactions import (
     Damaged,

@@ -26,11 +26,11 @@ from daemon.receiver.lobby import Lobby
 from daemon.receiver.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from daemon.receiver.refusals import Refusals
 from daemon.receiver.reporting import Reporter
-from daemon.receiver.room import Room
 from daemon.receiver.stopping import drain, hang_up
 from daemon.receiver.storing import Spooling
 from daemon.receiver.talking import CONTEXT
 from daemon.receiver.tls import ServerTls
+from daemon.room import Room
 from workers.durable import replace_file
 from workers.spool.batches import EntryName
 from workers.spool.notes import NoteWriter

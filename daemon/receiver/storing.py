@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from config.layout import Layout
 from config.logs import get_logger, short
 from daemon.receiver.part10 import Encoding, file_head, uid_problem
-from daemon.receiver.room import Room
+from daemon.room import Room
 from workers.spool.batches import BatchSource, BatchWriter, EntryName, Unpublished
 
 SUCCESS = 0x0000

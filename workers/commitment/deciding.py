@@ -139,7 +139,7 @@ class Commitments:
         waiting = _waited_for(lying, first, put_back, uids)
         if waiting and clock.seconds_since(transaction.asked_at) < LONGEST_WAIT_SECONDS:
             return None
-        rows = filed_rows(self._index, self._layout, uids)
+        rows = filed_rows(self._index, uids)
         reasons = []
         for reference in transaction.references:
             if self._stopped():
@@ -164,7 +164,7 @@ class Commitments:
         """Judge one reference; only what would be committed is read back."""
         verdict = judge_reference(facts)
         if verdict.committed and row is not None and facts.filed is not None:
-            filed = replace(facts.filed, file=read_back(row))
+            filed = replace(facts.filed, file=read_back(self._layout.archive, row))
             verdict = judge_reference(replace(facts, filed=filed))
         if not verdict.committed:
             reason = verdict.reason.name.lower()

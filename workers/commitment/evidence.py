@@ -7,11 +7,12 @@ import os
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import sqlalchemy as sa
 
 from config.layout import Layout
+from workers import rooted
 from workers.commitment.verdicts import Arrival, FileState
 from workers.errors import DataError
 from workers.header.read import announced_uid, read_open_header
@@ -27,13 +28,14 @@ class FiledRow:
     """Where an instance lies and what its file must be."""
 
     sop_class: str
-    path: Path
+    path: PurePath
+    """Relative to the archive."""
     size: int
     sha256: str
     dataset_sha256: str
 
 
-def filed_rows(index: MetadataIndex, layout: Layout, uids: Iterable[str]) -> dict[str, FiledRow]:
+def filed_rows(index: MetadataIndex, uids: Iterable[str]) -> dict[str, FiledRow]:
     """Look up filed instances by SOPInstanceUID."""
     found: dict[str, FiledRow] = {}
     for some in _chunks(uids):
@@ -44,7 +46,7 @@ def filed_rows(index: MetadataIndex, layout: Layout, uids: Iterable[str]) -> dic
                 .where(instance.c.instance_uid.in_(some))
             ).all()
         for row in rows:
-            path = layout.archive / row.home / "studies" / row.digits / row.file_name
+            path = PurePath(row.home, "studies", row.digits, row.file_name)
             found[row.instance_uid] = FiledRow(
                 row.sop_class_uid, path, row.size, row.sha256, row.dataset_sha256
             )
@@ -72,11 +74,13 @@ def arrivals_of(index: MetadataIndex, uids: Iterable[str]) -> dict[str, tuple[Ar
     return found
 
 
-def read_back(row: FiledRow) -> FileState:
+def read_back(archive: Path, row: FiledRow) -> FileState:
     """Read a filed instance whole, from the disk where the system lets us, and compare."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        descriptor = os.open(row.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except (FileNotFoundError, NotADirectoryError):
+        with rooted.folder_below(archive, row.path.parent) as folder:
+            descriptor = os.open(row.path.name, flags, dir_fd=folder)
+    except FileNotFoundError:
         return FileState.MISSING
     except OSError:  # a link, or what the disk no longer gives
         return FileState.CHANGED
