@@ -15,7 +15,7 @@ import time
 from types import TracebackType
 from typing import Any, TextIO
 
-from config.settings import LoggingSettings
+from config.tables import LoggingSettings
 
 _Failure = tuple[type[BaseException], BaseException, TracebackType | None]
 

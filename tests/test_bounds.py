@@ -12,7 +12,8 @@ from filing_world import a_world
 from running import wait_until
 
 from config.logs import get_logger
-from config.settings import Settings, WatchSettings
+from config.settings import Settings
+from config.tables import WatchSettings
 from daemon import dispatcher, sweeper
 from daemon.dispatcher import Dispatcher
 from daemon.watcher import folder as folders

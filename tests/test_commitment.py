@@ -35,7 +35,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydicom import dcmread
 
-from config.settings import CommitmentSettings, PeerSettings, SourcePolicy
+from config.tables import CommitmentSettings, PeerSettings, SourcePolicy
 from daemon import committing
 from daemon.committing import undeliverable
 from daemon.sweeper import Sweeper

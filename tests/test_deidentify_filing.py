@@ -186,7 +186,7 @@ def test_the_labels_of_a_path() -> None:
 
 
 def make_pattern() -> str:
-    from config.settings import LabelsSettings
+    from config.tables import LabelsSettings
 
     return LabelsSettings().pattern
 

@@ -15,7 +15,7 @@ import pytest
 from filing_world import a_world, changed, other_pixels, small_instances
 
 from config.logs import configure_logging, get_logger, short
-from config.settings import LoggingSettings
+from config.tables import LoggingSettings
 from daemon.processes import log_failing_threads
 from workers.filing import protocol
 from workers.jobs import configure, file_now

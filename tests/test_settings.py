@@ -11,7 +11,8 @@ import pytest
 from conftest import PROJECT
 
 from config.errors import BadValue, ConfigError, ConfigUnreadable, UnknownKey
-from config.settings import Settings, SourcePolicy, WatchSettings, known_keys, load_settings
+from config.settings import Settings, known_keys, load_settings
+from config.tables import SourcePolicy, WatchSettings
 
 DEFAULT = PROJECT / "config" / "default.toml"
 COMMENTED = re.compile(r"^# (\[\[?\w+\]\]?|\w+ = .*)$")

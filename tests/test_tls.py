@@ -17,7 +17,8 @@ from pydicom import dcmread
 from pynetdicom import AE
 from running import petct, running, wait_until
 
-from config.settings import TlsSettings, load_settings
+from config.settings import load_settings
+from config.tables import TlsSettings
 from daemon.errors import TlsUnusable
 from daemon.receiver import lobby
 from daemon.receiver.server import Receiver

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from config.settings import LabelsSettings
+from config.tables import LabelsSettings
 from daemon.cli.events import shown
 from daemon.cli.options import Config, Root, settings_of
 from daemon.cli.progress import progress

@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable
 
 from config.logs import get_logger, short
-from config.settings import Settings, WatchSettings
+from config.settings import Settings
+from config.tables import WatchSettings
 from daemon.watcher.claiming import Claimer, Outcome, Result
 from daemon.watcher.emptied import QUIET_SECONDS, Drops, Emptied, remove_folders
 from daemon.watcher.gate import SpoolGate

@@ -10,7 +10,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from config.settings import PairingSettings, Settings
+from config.settings import Settings
+from config.tables import PairingSettings
 from workers import clock
 from workers.adopting.origins import ADOPTED
 from workers.completeness.judging import PairWish, judge_studies

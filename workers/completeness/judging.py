@@ -17,7 +17,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from config.logs import get_logger, short
-from config.settings import PairingSettings, Settings
+from config.settings import Settings
+from config.tables import PairingSettings
 from workers import clock
 from workers.completeness.evidence import SeriesRow, StudyEvidence, current_version, gather
 from workers.completeness.roles import RoleVerdict, judge_role

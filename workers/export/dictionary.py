@@ -47,10 +47,12 @@ COLUMNS = (
 Level = Literal["series", "instance"]
 
 _STUDIES_A_PAGE = 100
+_ROWS_A_PAGE = 1000
 REFERENCES = ("reference_ct", "reference_rs", "reference_pl")
 """Columns that name the series of a referenced instance, where it is known."""
 _COPIED = (
     "instance_uid",
+    *REFERENCES,
     "reference_frame",
     "orientation",
     "orientation_type",
@@ -64,9 +66,16 @@ _COPIED = (
 
 @dataclass(frozen=True, slots=True)
 class _Member:
-    """One instance, and where it stands among the slices of its series."""
+    """One instance, and where it stands among the slices of its series.
 
-    row: Any
+    A series may have many thousands: each is kept without its facts, and what is the same for many
+    only once.
+    """
+
+    copied: tuple[Any, ...]
+    """The values of the columns of `_COPIED`."""
+    folder: str
+    file_name: str
     subseries: str
     order: tuple[float, float, str]
 
@@ -88,7 +97,7 @@ def dictionary_rows(
         for member in _series_of(index, found.id, wanted):
             with index.read() as connection:
                 members = _members(connection, member.id)
-                resolved = _resolve(connection, [one.row for one in members])
+                resolved = _resolve(connection, members)
             common = {
                 "patient_ID": found.patient_ID,
                 "study": found.study,
@@ -156,12 +165,23 @@ def _series_of(
 
 
 def _members(connection: Connection, series_id: int) -> list[_Member]:
-    found = connection.execute(
-        sa.select(instance, folder.c.home, folder.c.digits)
+    own = [instance.c[name] for name in (*_COPIED, "file_name", "subseries", "instance_number")]
+    found = connection.execution_options(yield_per=_ROWS_A_PAGE).execute(
+        sa.select(*own, instance.c.facts, folder.c.home, folder.c.digits)
         .join(folder, folder.c.id == instance.c.folder_id)
         .where(instance.c.series_id == series_id)
-    ).all()
-    members = [_Member(row, row.subseries or DEFAULT_SUBSERIES, _order(row)) for row in found]
+    )
+    once: dict[Any, Any] = {}
+    members = [
+        _Member(
+            copied=tuple(once.setdefault(value, value) for value in row[: len(_COPIED)]),
+            folder=once.setdefault(where := f"{row.home}/studies/{row.digits}", where),
+            file_name=row.file_name,
+            subseries=row.subseries or DEFAULT_SUBSERIES,
+            order=_order(row),
+        )
+        for row in found
+    ]
     members.sort(key=lambda one: (_natural(one.subseries), one.order))
     return members
 
@@ -184,9 +204,10 @@ def _natural(subseries: str) -> tuple[int, str]:
     return (int(subseries), "") if subseries.lstrip("-").isdecimal() else (1 << 62, subseries)
 
 
-def _resolve(connection: Connection, rows: Sequence[Any]) -> dict[str, str]:
+def _resolve(connection: Connection, members: Sequence[_Member]) -> dict[str, str]:
     """Return the series of every referenced instance that the index knows."""
-    wanted = {getattr(row, name) for row in rows for name in REFERENCES} - {None}
+    places = [_COPIED.index(name) for name in REFERENCES]
+    wanted = {one.copied[place] for one in members for place in places} - {None}
     resolved: dict[str, str] = {}
     uids = sorted(wanted)
     for start in range(0, len(uids), 500):  # below the databases' limits on parameters
@@ -216,17 +237,13 @@ def _rows(
 def _row(
     common: dict[str, Any], member: _Member, count: int, resolved: dict[str, str]
 ) -> dict[str, Any]:
-    row = member.row
-    where = f"{row.home}/studies/{row.digits}"
-    values = common | {
+    values = common | dict(zip(_COPIED, member.copied, strict=True))
+    values |= {
         "subseries": member.subseries,
         "instances": count,
-        "folder": where,
-        "file_path": f"{where}/{row.file_name}",
+        "folder": member.folder,
+        "file_path": f"{member.folder}/{member.file_name}",
     }
-    for name in _COPIED:
-        values[name] = getattr(row, name)
     for name in REFERENCES:
-        uid = getattr(row, name)
-        values[name] = resolved.get(uid, uid)
+        values[name] = resolved.get(values[name], values[name])
     return {name: values[name] for name in COLUMNS}

@@ -7,6 +7,7 @@ import os
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -70,21 +71,24 @@ def write_parquet(target: Path, columns: Sequence[str], rows: Iterable[Mapping[s
     schema = pa.schema([(name, _arrow_type(pa, name)) for name in columns])
     count = 0
     with replacing(target) as temporary, pq.ParquetWriter(temporary, schema) as writer:
-        for group in _groups(rows):
-            data = {name: [_clean(row[name]) for row in group] for name in columns}
-            writer.write_table(pa.table(data, schema))
-            count += len(group)
+        for group in _groups(columns, rows):
+            writer.write_table(pa.table(group, schema))
+            count += len(group[columns[0]])
     return count
 
 
-def _groups(rows: Iterable[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:
-    group: list[Mapping[str, Any]] = []
-    for row in rows:
-        group.append(row)
-        if len(group) == _ROWS_A_GROUP:
-            yield group
-            group = []
-    if group:
+def _groups(
+    columns: Sequence[str], rows: Iterable[Mapping[str, Any]]
+) -> Iterator[dict[str, list[Any]]]:
+    """Turn rows into columns, so many rows at a time."""
+    rest = iter(rows)
+    while True:
+        group: dict[str, list[Any]] = {name: [] for name in columns}
+        for row in islice(rest, _ROWS_A_GROUP):
+            for name, values in group.items():
+                values.append(_clean(row[name]))
+        if not group[columns[0]]:
+            return
         yield group
 
 

@@ -28,7 +28,8 @@ import sqlalchemy as sa
 from rq.timeouts import BaseTimeoutException
 
 from config.logs import get_logger
-from config.settings import Settings, SourcePolicy
+from config.settings import Settings
+from config.tables import SourcePolicy
 from workers import clock, durable, rooted
 from workers.completeness.series import SeriesState
 from workers.errors import BadIdentity, DataError, Identifiable, IndexUnusable, StoreUnavailable

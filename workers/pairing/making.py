@@ -24,7 +24,8 @@ from sqlalchemy.engine import Connection
 
 from config.layout import Layout
 from config.logs import get_logger, short
-from config.settings import PairingSettings, Settings
+from config.settings import Settings
+from config.tables import PairingSettings
 from workers import clock, durable
 from workers.completeness.judging import read_override
 from workers.errors import DataError, PairingRefused, StoreUnavailable

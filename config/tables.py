@@ -1,0 +1,342 @@
+"""The tables of the configuration file, typed, each key with its default and its own check."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PathSettings(_Table):
+    """Where things lie; a relative path, and every one not given, lies below the root."""
+
+    archive: Path | None = None
+    inbox: Path | None = None
+    spool: Path | None = None
+    quarantine: Path | None = None
+    run: Path | None = None
+
+
+def _ae_title(value: str) -> str:
+    # PS3.5 6.2: the AE representation forbids backslash and control characters
+    if (
+        not 1 <= len(value) <= 16
+        or value != value.strip()
+        or "\\" in value
+        or not value.isascii()
+        or not value.isprintable()
+    ):
+        raise ValueError("an AE title is 1-16 printable ASCII characters without backslash")
+    return value
+
+
+AETitle = Annotated[str, AfterValidator(_ae_title)]
+
+
+def _network(value: str) -> str:
+    ip_network(value)  # ValueError in words of its own
+    return value
+
+
+Network = Annotated[str, AfterValidator(_network)]
+"""An address or a network: 10.0.0.7, 10.0.0.0/24, fd00::/8."""
+
+
+class TlsSettings(_Table):
+    """TLS of the receiver; on as soon as a certificate is given."""
+
+    certificate: Path | None = None
+    key: Path | None = None
+    client_ca: Path | None = None
+    require_client_certificate: bool = True
+    minimum_version: Literal["1.2", "1.3"] = "1.2"
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> TlsSettings:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key are given together")
+        if self.client_ca is not None and self.certificate is None:
+            raise ValueError("client_ca asks for a certificate of our own")
+        return self
+
+    @property
+    def on(self) -> bool:
+        """Whether the port speaks TLS."""
+        return self.certificate is not None
+
+
+class ReceiverSettings(_Table):
+    """The DICOM network receiver."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=11112, ge=0, le=65535)
+    ae_title: AETitle = "PETCT_INGEST"
+    maximum_associations: int = Field(default=64, ge=1)
+    maximum_associations_per_peer: int = Field(default=32, ge=1)
+    maximum_pdu: int = Field(default=131072, ge=0)
+    maximum_instance_mb: int = Field(default=16384, ge=1)
+    allow_calling_ae: tuple[AETitle, ...] = ()
+    allow_called_ae: tuple[AETitle, ...] = ()
+    allow_addresses: tuple[Network, ...] = ()
+    network_timeout_seconds: float = Field(default=120, gt=0)
+    acse_timeout_seconds: float = Field(default=30, gt=0)
+    dimse_timeout_seconds: float = Field(default=120, gt=0)
+    stop_seconds: float = Field(default=20, gt=0)
+    tls: TlsSettings = TlsSettings()
+
+
+class PeerSettings(_Table):
+    """Where an application entity listens."""
+
+    ae_title: AETitle
+    host: str = Field(min_length=1)
+    port: int = Field(ge=1, le=65535)
+
+
+class CommitmentSettings(_Table):
+    """Storage commitment: our word that an instance may be deleted by its sender."""
+
+    enabled: bool = True
+    retry_hours: float = Field(default=24, ge=0)
+    peers: tuple[PeerSettings, ...] = ()
+
+
+class WatchSettings(_Table):
+    """One watched folder."""
+
+    path: Path
+    mode: Literal["move", "copy"] = "move"
+    settle_seconds: float = Field(default=2.0, ge=0)
+    events: Literal["native", "poll"] = "native"
+    scan_seconds: float = Field(default=60.0, gt=0)
+
+
+class SpoolSettings(_Table):
+    """The durable spool between intake and filing."""
+
+    minimum_free_mb: int = Field(default=1024, ge=0)
+    minimum_free_inodes: int = Field(default=10000, ge=0)
+    resume_factor: float = Field(default=1.25, ge=1)
+
+
+class RedisSettings(_Table):
+    """The queue server."""
+
+    url: str | None = Field(default=None, repr=False)  # it may hold a password
+    password_file: Path | None = None
+    ca_file: Path | None = None
+    memory_mb: int = Field(default=256, ge=16)
+
+    @field_validator("url")
+    @classmethod
+    def _is_an_address(cls, value: str | None) -> str | None:
+        if value is not None:
+            if not value.startswith(("redis://", "rediss://", "unix://")):
+                raise ValueError("it begins with redis://, rediss:// or unix://")
+            try:
+                _ = urlsplit(value).port
+            except ValueError:  # its words quote a part of the address, perhaps of a password
+                raise ValueError(
+                    "no address such as redis://host:6379/0; what is special in a user or password"
+                    " is written %XX, or give redis.password_file"
+                ) from None
+        return value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> RedisSettings:
+        if self.url is None and (self.password_file or self.ca_file):
+            raise ValueError("password_file and ca_file belong to a server of your own: give url")
+        if self.password_file and self.url and urlsplit(self.url).password:
+            raise ValueError("the password is given in url or in password_file, not in both")
+        if self.ca_file and self.url and not self.url.startswith("rediss://"):
+            raise ValueError("ca_file asks for a url that begins with rediss://")
+        return self
+
+
+class IndexSettings(_Table):
+    """The metadata index."""
+
+    url: str | None = Field(default=None, repr=False)  # it may hold a password
+
+
+class FilingSettings(_Table):
+    """What the filing workers do."""
+
+    workers: int = Field(default=1, ge=1)
+    duplicates: Literal["keep-first", "quarantine", "replace"] = "keep-first"
+    batch_entries: int = Field(default=100, ge=1)
+    batch_seconds: float = Field(default=0.2, ge=0)
+    poison_deaths: int = Field(default=3, ge=1)
+
+
+class CompletenessSettings(_Table):
+    """When a series and a study count as complete."""
+
+    quiet_seconds: float = Field(default=60, ge=0)
+    hard_cap_minutes: float = Field(default=90, gt=0)
+
+
+class PairingSettings(_Table):
+    """What is paired and how."""
+
+    enabled: bool = True
+    workers: int = Field(default=1, ge=1)
+    ct_preference: Literal["attenuation", "diagnostic"] = "attenuation"
+    minimum_coverage: float = Field(default=0.9, ge=0, le=1)
+    grid: str = "pet"
+    ct_dtype: Literal["int16", "float32"] = "int16"
+    nifti: bool = False
+    strict_suv: bool = False
+    require_suv: bool = False
+    output_root: Path | None = None
+
+    @field_validator("grid")
+    @classmethod
+    def _is_a_grid(cls, value: str) -> str:
+        kind, _, size = value.partition(":")
+        if value in ("pet", "ct"):
+            return value
+        try:
+            if kind == "isotropic" and 0.1 <= float(size) <= 50:
+                return value
+        except ValueError:
+            pass  # falls through to the one message
+        raise ValueError('a grid is "pet", "ct" or "isotropic:<mm>" with 0.1 to 50 mm')
+
+
+def _mode(ours: int) -> Callable[[str], str]:
+    """Return the check of a mode that leaves us at least `ours`."""
+
+    def check(value: str) -> str:
+        if not re.fullmatch(r"0?[0-7]{3}", value) or int(value, 8) & 0o002:
+            raise ValueError('modes are octal digits such as "0640"; not writable by everybody')
+        if int(value, 8) & ours != ours:
+            raise ValueError(f"we must use it ourselves: at least 0{ours:o}")
+        return value
+
+    return check
+
+
+class FilesSettings(_Table):
+    """Who may read what is filed; spool and quarantine are always our user's alone."""
+
+    mode: Annotated[str, AfterValidator(_mode(0o600))] = "0640"
+    folder_mode: Annotated[str, AfterValidator(_mode(0o700))] = "0750"
+
+
+class DeidentifySettings(_Table):
+    """What de-identification needs, for the sources that ask for it."""
+
+    seed_file: Path | None = None
+
+
+class LabelsSettings(_Table):
+    """Which labels a path of a dropped file carries."""
+
+    pattern: str = r"(?:^|/)(?P<subject>[^/]+)/imaging/(?P<session>[^/]+)/"
+
+    @field_validator("pattern")
+    @classmethod
+    def _is_a_pattern(cls, value: str) -> str:
+        try:
+            groups = re.compile(value).groupindex
+        except re.error as error:
+            raise ValueError(f"it is no regular expression: {error}") from None
+        if not {"subject", "session"} >= set(groups) or "subject" not in groups:
+            raise ValueError("it names the groups subject and, if there is one, session")
+        return value
+
+
+class LoggingSettings(_Table):
+    """Structured logs, on stderr."""
+
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    format: Literal["json", "text"] = "text"
+
+
+class WebSettings(_Table):
+    """The web page, and what machines ask of it."""
+
+    enabled: bool = True
+    host: str = "127.0.0.1"
+    port: int = Field(default=8050, ge=0, le=65535)
+    password_file: Path | None = None
+    token_file: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+    behind_tls: bool = False
+    allow_hosts: tuple[str, ...] = ()
+    session_hours: float = Field(default=12, gt=0)
+    uploads: bool = True
+    maximum_upload_mb: int = Field(default=65536, ge=1)
+
+    @model_validator(mode="after")
+    def _is_safe(self) -> WebSettings:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key are given together")
+        if self.enabled and not self.is_loopback and self.password_file is None:
+            raise ValueError(
+                "an address that others reach asks for a password: give web.password_file"
+                " (petct-ingest web password writes it), or host 127.0.0.1"
+            )
+        return self
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether this machine alone can reach it."""
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+
+class SourcePolicy(_Table):
+    """What is done with what comes from one source; every given key must match."""
+
+    calling_ae: str | None = None
+    called_ae: str | None = None
+    address: str | None = None
+    folder: Path | None = None
+    patient_id_prefix: str = ""
+    deidentify: Literal["off", "dicognito"] = "off"
+    patient_id: Literal["keep", "subject"] = "keep"
+
+    @classmethod
+    def nowhere(cls) -> SourcePolicy:
+        """The policy of what no source speaks of."""
+        return cls(folder=Path("/"))
+
+    @model_validator(mode="after")
+    def _names_a_source(self) -> SourcePolicy:
+        if self.patient_id == "subject" and self.deidentify == "off":
+            raise ValueError('patient_id = "subject" goes with deidentify = "dicognito"')
+        if not (self.calling_ae or self.called_ae or self.address or self.folder):
+            raise ValueError("a source needs calling_ae, called_ae, address or folder")
+        return self
+
+    def matches(self, *, calling_ae: str, called_ae: str, address: str, folder: str) -> bool:
+        """Tell whether this policy speaks of a batch from there."""
+        wanted = (
+            (self.calling_ae, calling_ae),
+            (self.called_ae, called_ae),
+            (self.address, address),
+            (os.fspath(self.folder) if self.folder else None, folder),
+        )
+        return all(want is None or want == have for want, have in wanted)
