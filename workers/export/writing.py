@@ -14,7 +14,7 @@ from typing import IO, Any
 from workers import durable
 from workers.errors import ExportFailed
 
-_ROWS_A_GROUP = 20_000
+_ROWS_A_GROUP = 10_000
 _NUMBERS = frozenset({"instances"})
 _FLOATS = frozenset({"MR_repetition_time", "MR_echo_time", "MR_magnetic_field_strength"})
 
