@@ -19,6 +19,7 @@ from workers.index.engine import MetadataIndex
 
 _LOOK_SECONDS = 1.0
 _AGAIN_SECONDS = 30.0
+_PAUSE_SECONDS = 0.2
 _PAUSE_TIMES = 10
 """A pause lasts so many times what the look before it took, however large the spool."""
 
@@ -80,12 +81,20 @@ class ExpanderThread:
                     self._index,
                     self._settings,
                     entry,
-                    lambda: room.refusal(0, time.monotonic()),
+                    lambda: self._refusal(room),
                     dispatcher.offer,
+                    lambda: self._stop.wait(_PAUSE_SECONDS),
                 )
             # the thread's boundary: one archive must not hold up the others
             except Exception as error:  # noqa: BLE001 - logged, and told by `status`
+                if self._stop.is_set():
+                    break  # it is taken up again at the next start
                 log.warning("archive-waits", entry=entry.identifier, error=type(error).__name__)
                 note_left(self._settings.layout, entry, why_left(error))
                 self._not_before[entry.identifier] = time.monotonic() + _AGAIN_SECONDS
         return looked
+
+    def _refusal(self, room: Room) -> str | None:
+        if self._stop.is_set():
+            return "a stop was asked for"
+        return room.refusal(0, time.monotonic())

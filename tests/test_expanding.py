@@ -16,6 +16,7 @@ from filing_world import FOLDER, World, die, encoded, in_child, make_world, tiny
 
 from workers import durable
 from workers.errors import StoreUnavailable
+from workers.filing.ahead import Ahead
 from workers.filing.expanding import Expansion, expand_entry, waiting_archives
 from workers.index.tables import event, series
 
@@ -208,3 +209,51 @@ def test_members_are_offered_as_they_come(world: World) -> None:
 
     expand_all(world, offer=offer)
     assert offered == [f"scan.tar/t1w/IM{n}" for n in range(3)]
+
+
+def test_it_runs_no_further_ahead_than_filing_keeps_up(world: World) -> None:
+    files = slices(12)
+    world.put({"scan.tar": tar(files)})
+    lying: list[int] = []
+
+    def pause() -> None:
+        assert len(lying) < 20, "filed, and yet nothing comes"
+        lying.append(len(world.waiting()) - 1)  # beside the archive itself
+        world.file_all()
+
+    most = 3 * max(map(len, files.values()))
+    (found,) = expand_all(world, pause=pause, ahead=Ahead(most_bytes=most))
+    assert found.members == 12
+    assert len(lying) > 1
+    assert max(lying) <= 4
+    world.file_all()
+    assert world.outcomes() == {"expanded": 1, "filed": 12}
+
+
+def test_many_small_members_wait_for_filing_too(world: World) -> None:
+    world.put({"scan.tar": tar({f"{n}": b"x" for n in range(6)})})
+    paused: list[int] = []
+
+    def pause() -> None:
+        paused.append(len(world.waiting()) - 1)
+        world.file_all()
+
+    expand_all(world, pause=pause, ahead=Ahead(most_entries=2))
+    assert paused == [3]
+
+
+def test_a_stop_ends_a_wait_for_filing_and_the_next_start_goes_on(world: World) -> None:
+    world.put({"scan.tar": tar(slices(4))})
+    stopped: list[bool] = []
+
+    def refusal() -> str | None:
+        return "a stop was asked for" if stopped else None
+
+    with pytest.raises(StoreUnavailable, match="stop"):
+        expand_all(
+            world, refusal=refusal, pause=lambda: stopped.append(True), ahead=Ahead(most_entries=1)
+        )
+    assert len(world.waiting()) == 3
+    expand_all(world)
+    world.file_all()
+    assert world.outcomes() == {"expanded": 1, "filed": 4}

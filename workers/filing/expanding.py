@@ -4,12 +4,13 @@ An archive is an entry like any other until the last of its members is durable i
 then its arrival is committed and it goes: away when every member could be read, else to quarantine
 with what could not. The batch is named after the entry, and every member keeps its path, so that
 an expansion which was killed is taken up again and nothing counts twice. Members are filed by the
-workers while the rest is still being read.
+workers while the rest is still being read, which waits for them (ahead.py).
 """
 
 from __future__ import annotations
 
 import errno
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from workers import clock, durable
 from workers.archives.members import Finding
 from workers.archives.opening import kind_by_bytes, kind_by_name, open_archive
 from workers.errors import DataError, StoreUnavailable
+from workers.filing.ahead import Ahead
 from workers.filing.rows import insert_arrivals, insert_event, known_arrivals
 from workers.filing.work import Work, lock_entry, quarantine_work
 from workers.identity import check_identity
@@ -37,6 +39,7 @@ CODE = "archive"
 """Code of an archive in quarantine: something in it could not be read."""
 
 _HEAD_BYTES = 512
+_PAUSE_SECONDS = 0.2
 _FINDINGS_TOLD = 20
 _FINDINGS_KEPT = 1000
 
@@ -65,6 +68,25 @@ class Expansion:
         return not self.lost
 
 
+@dataclass(frozen=True, slots=True)
+class _Intake:
+    """Whoever takes the members."""
+
+    refusal: Callable[[], str | None]
+    offer: Callable[[EntryName], None]
+    pause: Callable[[], object]
+    ahead: Ahead
+
+    def wait(self) -> None:
+        """Return as soon as a member may come. Raises StoreUnavailable."""
+        while True:
+            if reason := self.refusal():
+                raise StoreUnavailable(f"an archive waits to be expanded: {reason}")
+            if not self.ahead.is_too_far():
+                return
+            self.pause()
+
+
 def is_archive(entry: EntryName, path: Path) -> bool:
     """Tell whether an entry is an archive: by its name and by its first bytes."""
     if kind_by_name(entry.path) is None:
@@ -91,12 +113,15 @@ def expand_entry(
     entry: EntryName,
     refusal: Callable[[], str | None] = lambda: None,
     offer: Callable[[EntryName], None] = lambda entry: None,
+    pause: Callable[[], object] = lambda: time.sleep(_PAUSE_SECONDS),
+    ahead: Ahead | None = None,
 ) -> Expansion | None:
     """Expand one archive and let it go; None when it is busy or gone.
 
     `refusal` says before each member why the spool takes nothing now, or None; `offer` is told each
-    member as soon as it is durable. Raises StoreUnavailable when the spool is another one or takes
-    nothing, OSError as the system gives it. Running again goes on.
+    member as soon as it is durable; `pause` is called while filing has not kept up (`ahead`).
+    Raises StoreUnavailable when the spool is another one or takes nothing, OSError as the system
+    gives it. Running again goes on.
     """
     layout = settings.layout
     check_identity(layout.spool, index.identities().spool, "spool")
@@ -110,7 +135,8 @@ def expand_entry(
         found = Expansion(_batch_name(entry))
         if not done:
             source = _source_of(settings, entry)
-            _expand(settings, entry, path, source, found, refusal, offer)
+            intake = _Intake(refusal, offer, pause, ahead or Ahead())
+            _expand(settings, entry, path, source, found, intake)
             _commit(index, settings, Work(entry, path, file, source), found)
         path.unlink(missing_ok=True)
         remove_if_empty(layout, entry.batch)
@@ -125,8 +151,7 @@ def _expand(
     path: Path,
     source: BatchSource,
     found: Expansion,
-    refusal: Callable[[], str | None],
-    offer: Callable[[EntryName], None],
+    intake: _Intake,
 ) -> None:
     layout = settings.layout
     inside = BatchSource(
@@ -144,12 +169,12 @@ def _expand(
             if isinstance(one, Finding):
                 found.note(one)
                 continue
-            if reason := refusal():
-                raise StoreUnavailable(f"an archive waits to be expanded: {reason}")
+            intake.wait()
             place = f"{entry.path}/{one.path}"
             found.members += 1
             if batch.has(place):  # from before a kill, which may have come before this
                 durable.fsync_folder((batch.folder / place).parent)
+                intake.ahead.add(batch.folder / place)
                 continue
             temporary.unlink(missing_ok=True)
             try:
@@ -158,7 +183,9 @@ def _expand(
                 found.members -= 1
                 found.note(Finding(one.name, error.code, str(error)))
                 continue
-            offer(batch.adopt(temporary, place))
+            member = batch.adopt(temporary, place)
+            intake.ahead.add(batch.folder / place)
+            intake.offer(member)
 
 
 def _commit(index: MetadataIndex, settings: Settings, work: Work, found: Expansion) -> None:
