@@ -5,7 +5,8 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from multiprocessing import get_context
@@ -13,18 +14,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
 
 from config.logs import configure_logging
 from config.settings import Settings
 from daemon.cli.options import Config, Root, settings_of
+from daemon.cli.progress import progress
 from daemon.errors import DaemonError
 from workers.adopting.finishing import (
     judge_adopted,
@@ -32,8 +26,11 @@ from workers.adopting.finishing import (
     take_over_pairs,
     wished_pairs,
 )
-from workers.adopting.reindexing import ReindexReport, count_files, reindex
+from workers.adopting.reindexing import ReindexReport, reindex, survey
+from workers.adopting.walking import count_files
 from workers.completeness.judging import PairWish
+from workers.errors import IndexUnusable
+from workers.identity import check_archive
 from workers.index.engine import open_index, prepare_index
 
 _FINDINGS_SHOWN = 20
@@ -45,7 +42,7 @@ def run_reindex(
         typer.Option("--archive", metavar="DELIVERY", help="Adopt this tree where it lies."),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only count what would be looked at.")
+        bool, typer.Option("--dry-run", help="Only look: open and write nothing.")
     ] = False,
     no_pair: Annotated[bool, typer.Option("--no-pair", help="Judge, but make no pairs.")] = False,
     processes: Annotated[
@@ -69,61 +66,71 @@ def run_reindex(
         settings = settings.model_copy(update={"paths": paths})
     if not settings.layout.archive.is_dir():
         raise DaemonError(f"no archive at {settings.layout.archive}")
-    total = count_files(settings.layout.archive)
     if dry_run:
-        _tell(as_json, {"files": total}, f"{total:,} files in {settings.layout.archive}")
+        _look(settings, as_json=as_json)
         return
     with _alone(settings):
-        _run(settings, total, processes, pair=not no_pair, as_json=as_json)
+        _run(settings, processes, pair=not no_pair, as_json=as_json)
 
 
-def _run(settings: Settings, total: int, processes: int, *, pair: bool, as_json: bool) -> None:
+def _look(settings: Settings, *, as_json: bool) -> None:
+    try:
+        index = open_index(settings)
+    except IndexUnusable:  # none yet: everything is new
+        index = None
+    try:
+        if index is not None:
+            check_archive(settings.layout, index.identities().archive)
+        report = survey(index, settings.layout.archive)
+    finally:
+        if index is not None:
+            index.close()
+    found = report.to_json_object() | {"new": report.new}
+    _tell(as_json, found, f"{_files(report)}: {report.new:,} to read, {_rest(report)}", report)
+
+
+def _run(settings: Settings, processes: int, *, pair: bool, as_json: bool) -> None:
     index = prepare_index(settings)
     try:
-        with _bars() as bars:
-            task = bars.add_task("files", total=total, rate="")
-
-            def advance(report: ReindexReport) -> None:
-                rate = f"{report.files / max(report.seconds, 1e-3):,.0f}/s"
-                bars.update(task, completed=report.files, rate=rate)
-
-            report = reindex(index, settings, processes=processes, advance=advance)
-            judged = bars.add_task("studies judged", total=None, rate="")
-            judge_adopted(
+        with progress() as step:
+            total = count_files(settings.layout.archive) if sys.stderr.isatty() else 0
+            report = reindex(
                 index,
                 settings,
-                lambda done, of: bars.update(judged, completed=done, total=of),
+                processes=processes,
+                advance=lambda so_far: step("files", so_far.files, total),
             )
+            judge_adopted(index, settings, lambda done, of: step("studies judged", done, of))
             restore_overrides(index, settings)
             taken = take_over_pairs(index, settings)
             wishes = wished_pairs(index) if settings.pairing.enabled else []
             made: dict[str, int] = {}
             if pair and wishes:
                 index.close()
-                made = _make_pairs(settings, wishes, processes, bars)
+                made = _make_pairs(settings, wishes, processes, step)
     finally:
         index.close()
     found = report.to_json_object() | {"pairs_taken_over": taken, "pairs": made}
     if not pair:
         found["pairs_wanted"] = len(wishes)
-    _tell(as_json, found, _words(report, taken, made))
-    if not as_json:
-        _print_findings(report)
+    _tell(as_json, found, _words(report, taken, made), report)
 
 
 def _make_pairs(
-    settings: Settings, wishes: Sequence[PairWish], processes: int, bars: Progress
+    settings: Settings,
+    wishes: Sequence[PairWish],
+    processes: int,
+    step: Callable[[str, int, int], None],
 ) -> dict[str, int]:
     """Make pairs in processes of their own, whose memory goes with them."""
-    task = bars.add_task("pairs", total=len(wishes), rate="")
     outcomes: dict[str, int] = {}
     workers = max(1, min(processes, settings.pairing.workers, len(wishes)))
     with ProcessPoolExecutor(workers, mp_context=get_context("forkserver")) as pool:
         begun = [pool.submit(_make_one, settings, one.pair_id, one.generation) for one in wishes]
-        for future in as_completed(begun):
+        for number, future in enumerate(as_completed(begun), 1):
             outcome = future.result()
             outcomes[outcome] = outcomes.get(outcome, 0) + 1
-            bars.advance(task)
+            step("pairs", number, len(wishes))
     return outcomes
 
 
@@ -149,33 +156,30 @@ def _alone(settings: Settings) -> Iterator[None]:
         yield
 
 
-def _bars() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-               TextColumn("{task.fields[rate]}"), TimeRemainingColumn())  # fmt: skip
-    console = Console(stderr=True)
-    return Progress(*columns, console=console, disable=not console.is_terminal)
-
-
 def _words(report: ReindexReport, taken: int, made: dict[str, int]) -> str:
     rate = report.files / max(report.seconds, 1e-3)
-    lines = [
-        f"{report.files:,} files in {report.folders:,} folders, {rate:,.0f} a second: "
-        f"{report.adopted:,} new, {report.unchanged:,} unchanged, "
-        f"{len(report.findings):,} to look at",
-        f"pairs: {taken:,} taken over"
-        + "".join(f", {count:,} {outcome}" for outcome, count in sorted(made.items())),
-    ]
-    return "\n".join(lines)
+    pairs = "".join(f", {count:,} {outcome}" for outcome, count in sorted(made.items()))
+    return (
+        f"{_files(report)}, {rate:,.0f} a second: {report.adopted:,} new, {_rest(report)}\n"
+        f"pairs: {taken:,} taken over{pairs}"
+    )
 
 
-def _print_findings(report: ReindexReport) -> None:
-    console = Console(soft_wrap=True, highlight=False)
+def _files(report: ReindexReport) -> str:
+    return f"{report.files:,} files in {report.folders:,} folders"
+
+
+def _rest(report: ReindexReport) -> str:
+    return f"{report.unchanged:,} known, {len(report.findings):,} to look at"
+
+
+def _tell(as_json: bool, found: dict[str, object], words: str, report: ReindexReport) -> None:
+    if as_json:
+        print(json.dumps(found))
+        return
+    print(words)
     for one in report.findings[:_FINDINGS_SHOWN]:
-        console.print(f"{one.code}: {one.path}: {one.words}", markup=False)
+        print(f"{one.code}: {one.path}: {one.words}")
     more = len(report.findings) - _FINDINGS_SHOWN
     if more > 0:
-        console.print(f"and {more:,} more (--json counts them by kind)", style="dim")
-
-
-def _tell(as_json: bool, found: dict[str, object], words: str) -> None:
-    print(json.dumps(found) if as_json else words)
+        print(f"and {more:,} more (--json names them all)")

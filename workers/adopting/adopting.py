@@ -1,4 +1,4 @@
-"""Take one folder of a delivery into the index, in one transaction, touching no file."""
+"""Take folders of a delivery into the index, in one transaction, touching no file."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from sqlalchemy.engine import Connection
 from workers import clock
 from workers.adopting.origins import ADOPTED, Origin
 from workers.adopting.reading import ReadFile
-from workers.adopting.walking import Finding, FindingCode, FoundFile, Leaf
+from workers.adopting.walking import Finding, FindingCode, Leaf
 from workers.errors import DataError
 from workers.filing import names
+from workers.filing.examining import Digests
 from workers.filing.placing import Place, place_adopted
 from workers.filing.rows import (
     KnownInstance,
@@ -30,83 +31,63 @@ from workers.index.tables import folder, instance, series
 _UIDS_A_QUERY = 500
 
 
-@dataclass(frozen=True, slots=True)
-class KnownFile:
-    """A file that the index has in a folder."""
-
-    id: int
-    size: int
-    mtime_ns: int | None
-
-    def is_unchanged(self, file: FoundFile) -> bool:
-        """Tell whether the file need not be opened again."""
-        return (self.size, self.mtime_ns) == (file.size, file.mtime_ns)
-
-
 @dataclass(slots=True)
 class Adoption:
-    """What became of the files of one folder."""
+    """What became of the files of some folders."""
 
     adopted: int = 0
     findings: list[Finding] = field(default_factory=list)
 
-
-def known_files(index: MetadataIndex, leaf: Leaf) -> dict[str, KnownFile]:
-    """Return what the index has in a folder, by file name."""
-    with index.read() as connection:
-        rows = connection.execute(
-            sa.select(instance.c.id, instance.c.file_name, instance.c.size, instance.c.mtime_ns)
-            .join(folder, folder.c.id == instance.c.folder_id)
-            .where(folder.c.home == leaf.home, folder.c.digits == leaf.digits)
-        )
-        return {row.file_name: KnownFile(row.id, row.size, row.mtime_ns) for row in rows}
+    def tell(self, code: FindingCode, path: str, words: str) -> None:
+        self.findings.append(Finding(code, path, words))
 
 
-def adopt_folder(
+def adopt_folders(
     index: MetadataIndex,
     archive: Path,
-    leaf: Leaf,
-    found: Sequence[ReadFile],
+    folders: Sequence[tuple[Leaf, Sequence[ReadFile]]],
     origins: dict[tuple[str, str], Origin],
 ) -> Adoption:
-    """Commit what was read in one folder; `origins` is of each (study, series), from the journal.
+    """Commit what was read in whole folders; `origins` is of each (study, series), of the journal.
 
     Headers say what an instance is, the folder says where it lies. Runs again with the same result.
     """
     done = Adoption()
     with index.write() as connection:
-        known = _known(connection, found)
-        places: dict[tuple[str, str], Place | DataError] = {}
-        counts: dict[int, int] = {}
+        known = _known(connection, [one for _, found in folders for one in found])
+        new: dict[str, ReadFile] = {}
         rows: list[dict[str, Any]] = []
+        counts: dict[tuple[int, int], int] = {}
         at = clock.utc_now()
-        for one in found:
-            facts = one.instance.facts
-            path = f"{leaf.path}/{one.file.name}"
-            before = known.get(facts.sop_instance_uid)
-            if before is not None:
-                _meet(connection, archive, leaf, one, before, done)
-                continue
-            if any(row["instance_uid"] == facts.sop_instance_uid for row in rows):
-                words = "the same SOPInstanceUID twice in this folder"
-                done.findings.append(Finding(FindingCode.DUPLICATE, path, words))
-                continue
-            place = _place(connection, leaf, facts, origins, places, at)
-            if isinstance(place, DataError):
-                done.findings.append(Finding(FindingCode.NOT_ADOPTED, path, str(place)))
-                continue
-            rows.append(
-                instance_values(one.instance, place, one.file.name, at, one.columns)
-                | {"mtime_ns": one.file.mtime_ns}
-            )
-            counts[place.series_id] = counts.get(place.series_id, 0) + 1
+        for leaf, found in folders:
+            places: dict[tuple[str, str], Place | DataError] = {}
+            for one in found:
+                facts = one.instance.facts
+                before = known.get(facts.sop_instance_uid)
+                if before is not None:
+                    _meet(connection, archive, leaf, one, before, done)
+                    continue
+                if facts.sop_instance_uid in new:
+                    earlier = new[facts.sop_instance_uid]
+                    _tell_copy(done, one, earlier.path, earlier.instance.digests)
+                    continue
+                place = _place(connection, leaf, facts, origins, places, at)
+                if isinstance(place, DataError):
+                    done.tell(FindingCode.NOT_ADOPTED, one.path, str(place))
+                    continue
+                new[facts.sop_instance_uid] = one
+                rows.append(
+                    instance_values(one.instance, place, one.file.name, at, one.columns)
+                    | {"mtime_ns": one.file.mtime_ns}
+                )
+                key = place.study_id, place.series_id
+                counts[key] = counts.get(key, 0) + 1
+            done.findings += _disagreements(leaf, found)
         if rows:
             connection.execute(instance.insert(), rows)
-        for place in places.values():
-            if isinstance(place, Place):
-                _count(connection, place, counts.get(place.series_id, 0), at)
+        for (study_id, series_id), count in counts.items():
+            _count(connection, study_id, series_id, count, at)
     done.adopted = len(rows)
-    done.findings += _disagreements(leaf, found)
     return done
 
 
@@ -144,12 +125,10 @@ def _place(
     return places[key]
 
 
-def _count(connection: Connection, place: Place, count: int, at: str) -> None:
-    if not count:
-        return
+def _count(connection: Connection, study_id: int, series_id: int, count: int, at: str) -> None:
     connection.execute(
         series.update()
-        .where(series.c.id == place.series_id)
+        .where(series.c.id == series_id)
         .values(
             instances=series.c.instances + count,
             last_boot=ADOPTED,
@@ -159,8 +138,15 @@ def _count(connection: Connection, place: Place, count: int, at: str) -> None:
             last_at=at,
         )
     )
-    insert_event(connection, ADOPTED, at, study_id=place.study_id, series_id=place.series_id,
+    insert_event(connection, ADOPTED, at, study_id=study_id, series_id=series_id,
                  source=ADOPTED, instances=count)  # fmt: skip
+
+
+def _tell_copy(done: Adoption, one: ReadFile, earlier: str, digests: Digests) -> None:
+    if one.instance.digests.dataset == digests.dataset:
+        done.tell(FindingCode.DUPLICATE, one.path, f"equal to {earlier}")
+    else:
+        done.tell(FindingCode.CONFLICT, one.path, f"another instance of its UID is {earlier}")
 
 
 def _meet(
@@ -172,27 +158,22 @@ def _meet(
     done: Adoption,
 ) -> None:
     """An instance that the index has: this file itself, a copy of it, or another one."""
-    path = f"{leaf.path}/{one.file.name}"
     digests = one.instance.digests
-    if str(before.path) != path and (archive / before.path).is_file():
-        if digests.dataset == before.digests.dataset:
-            code, words = FindingCode.DUPLICATE, f"equal to {before.path}"
-        else:
-            code, words = FindingCode.CONFLICT, f"another instance of its UID is {before.path}"
-        done.findings.append(Finding(code, path, words))
+    if str(before.path) != one.path and (archive / before.path).is_file():
+        _tell_copy(done, one, str(before.path), before.digests)
         return
     values: dict[str, Any] = {"size": one.file.size, "mtime_ns": one.file.mtime_ns}
     facts = one.instance.facts
     if digests.file != before.digests.file:
         if not _is_adopted(connection, before):
             words = "other bytes than were filed: see `petct-ingest check --checksums`"
-            done.findings.append(Finding(FindingCode.CHANGED, path, words))
+            done.tell(FindingCode.CHANGED, one.path, words)
             return
         if not before.is_home_of(facts):
             words = "its header now names another patient, study or series: index it anew"
-            done.findings.append(Finding(FindingCode.CONFLICT, path, words))
+            done.tell(FindingCode.CONFLICT, one.path, words)
             return
-        done.findings.append(Finding(FindingCode.CHANGED, path, "other bytes than before"))
+        done.tell(FindingCode.CHANGED, one.path, "other bytes than before")
         values |= {"sha256": digests.file, "dataset_sha256": digests.dataset}
         values |= one.columns
         connection.execute(
@@ -202,7 +183,7 @@ def _meet(
         )
         insert_event(connection, "changed", clock.utc_now(), study_id=before.study_id,
                      series_id=before.series_id, source=ADOPTED)  # fmt: skip
-    if str(before.path) != path:  # moved within the archive
+    if str(before.path) != one.path:  # moved within the archive
         place, _ = place_adopted(
             connection, facts, leaf.home, leaf.digits, source=ADOPTED, at=clock.utc_now()
         )

@@ -23,15 +23,24 @@ _MOST_LOADED = 16 << 20
 """Bytes of a file that is read into memory at once."""
 _ARCHIVE = BatchSource(kind="archive")
 
+Read = Future[list["ReadFile | Finding"]]
+
 
 @dataclass(frozen=True, slots=True)
 class ReadFile:
     """One file that is an instance."""
 
+    folder: str
+    """Relative to the archive."""
     file: FoundFile
     instance: Instance
     columns: dict[str, Any]
     """Of the header: made here, since one process commits what many read."""
+
+    @property
+    def path(self) -> str:
+        """The file, relative to the archive."""
+        return f"{self.folder}/{self.file.name}"
 
 
 class Readers:
@@ -41,14 +50,12 @@ class Readers:
         self._archive = archive
         self._pool = pool
 
-    def begin(
-        self, folder: str, files: Sequence[FoundFile]
-    ) -> list[Future[list[ReadFile | Finding]]]:
-        """Start reading files of one folder."""
+    def begin(self, files: Sequence[tuple[str, FoundFile]]) -> list[Read]:
+        """Start reading files, each with its folder relative to the archive."""
         tasks = [files[at : at + _FILES_A_TASK] for at in range(0, len(files), _FILES_A_TASK)]
         if self._pool is None:
-            return [_done(read_files(self._archive, folder, task)) for task in tasks]
-        return [self._pool.submit(read_files, self._archive, folder, task) for task in tasks]
+            return [_done(read_files(self._archive, task)) for task in tasks]
+        return [self._pool.submit(read_files, self._archive, task) for task in tasks]
 
 
 @contextmanager
@@ -67,14 +74,14 @@ def open_readers(archive: Path, processes: int) -> Iterator[Readers]:
             pool.shutdown(cancel_futures=True)
 
 
-def read_files(archive: Path, folder: str, files: Sequence[FoundFile]) -> list[ReadFile | Finding]:
-    """Examine files of one folder; whatever is wrong with one is its finding."""
+def read_files(archive: Path, files: Sequence[tuple[str, FoundFile]]) -> list[ReadFile | Finding]:
+    """Examine files, each with its folder; whatever is wrong with one is its finding."""
     found: list[ReadFile | Finding] = []
-    for file in files:
+    for folder, file in files:
         path = f"{folder}/{file.name}"
         try:
-            descriptor = os.open(archive / path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            with open(descriptor, "rb") as opened:
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK  # a fifo in its place by now
+            with open(os.open(f"{archive}/{path}", flags), "rb") as opened:
                 result = examine(_loaded(opened), file.name, _ARCHIVE)
         except DataError as error:
             found.append(Finding(FindingCode.NOT_ADOPTED, path, str(error)))
@@ -84,7 +91,7 @@ def read_files(archive: Path, folder: str, files: Sequence[FoundFile]) -> list[R
             if isinstance(result, Skip):
                 found.append(Finding(FindingCode.SKIPPED, path, result.reason))
             else:
-                found.append(ReadFile(file, result, header_columns(result.facts)))
+                found.append(ReadFile(folder, file, result, header_columns(result.facts)))
     return found
 
 
@@ -105,7 +112,7 @@ def _loaded(file: BinaryIO) -> BinaryIO:
     return _Loaded(file, size) if size <= _MOST_LOADED else file
 
 
-def _done(result: list[ReadFile | Finding]) -> Future[list[ReadFile | Finding]]:
-    future: Future[list[ReadFile | Finding]] = Future()
+def _done(result: list[ReadFile | Finding]) -> Read:
+    future: Read = Future()
     future.set_result(result)
     return future

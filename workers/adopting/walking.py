@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from operator import attrgetter
 from pathlib import Path
 
 _PRIVATE = ".petct"
@@ -78,87 +80,141 @@ class Leaf:
         """The folder, relative to the archive."""
         return f"{self.home}/{_STUDIES}/{self.digits}"
 
+    def without(self, files: Collection[FoundFile]) -> Leaf:
+        """Return the folder without some of its files."""
+        return replace(self, files=tuple(one for one in self.files if one not in files))
+
 
 def walk_tree(archive: Path) -> Iterator[Leaf | Finding]:
     """Yield every folder that holds files, and every finding, in path order.
 
-    Names that are not UTF-8 carry surrogates, as os.fsdecode makes them. Raises OSError where the
-    archive itself cannot be read; a folder below it that cannot be is a finding.
+    Names that are not UTF-8 carry surrogates in a Leaf, as os.fsdecode makes them, and are written
+    with backslashes in a Finding. Raises OSError where the archive itself cannot be read; a folder
+    below it that cannot be is a finding.
     """
     os.stat(archive)
-    for patient in _list(archive, "", top=True):
-        if isinstance(patient, Finding):
-            yield patient
-        elif patient.is_dir(follow_symlinks=False):
-            yield from _walk_patient(archive, patient.name)
-        else:
-            yield _odd(patient, patient.name)
+    top = _list(archive, "")
+    yield from top.findings
+    yield from _strays(top)
+    for patient in top.folders:
+        if patient != _PRIVATE:
+            yield from _walk_patient(archive, patient)
+
+
+def walk_home(archive: Path, home: str) -> Iterator[Leaf | Finding]:
+    """Yield what `walk_tree` does below `<home>/studies`."""
+    yield from _walk_studies(archive, home, ".")
+
+
+def count_files(archive: Path) -> int:
+    """Count what a walk goes through, links and the like too, without a look at any."""
+    studies = archive.glob(f"*/*/{_STUDIES}")
+    return sum(len(files) for one in studies for _, _, files in os.walk(one))
 
 
 def _walk_patient(archive: Path, patient: str) -> Iterator[Leaf | Finding]:
-    for accession in _list(archive, patient):
-        if isinstance(accession, Finding):
-            yield accession
-            continue
-        home = f"{patient}/{accession.name}"
-        if not accession.is_dir(follow_symlinks=False):
-            yield _odd(accession, home)
-            continue
-        for inner in _list(archive, home):
-            if isinstance(inner, Finding):
-                yield inner
-            elif inner.name == _STUDIES and inner.is_dir(follow_symlinks=False):
+    within = _list(archive, patient)
+    yield from within.findings
+    yield from _strays(within)
+    for accession in within.folders:
+        home = f"{patient}/{accession}"
+        inside = _list(archive, home)
+        yield from inside.findings
+        yield from _strays(inside)
+        for name in inside.folders:
+            if name == _STUDIES:
                 yield from _walk_studies(archive, home, ".")
-            elif not (inner.name.startswith(_PAIRED) and inner.is_dir(follow_symlinks=False)):
-                yield from _everything(archive, inner, f"{home}/{inner.name}")
+            elif not name.startswith(_PAIRED):
+                yield from _everything(archive, f"{home}/{name}")
 
 
 def _walk_studies(archive: Path, home: str, digits: str) -> Iterator[Leaf | Finding]:
-    files, folders = [], []
-    here = f"{home}/{_STUDIES}" + ("" if digits == "." else f"/{digits}")
-    for entry in _list(archive, here):
-        if isinstance(entry, Finding):
-            yield entry
-        elif entry.is_dir(follow_symlinks=False):
-            folders.append(entry.name)
-        elif entry.is_file(follow_symlinks=False):
-            facts = entry.stat(follow_symlinks=False)
-            files.append(FoundFile(entry.name, facts.st_size, facts.st_mtime_ns))
-        else:
-            yield _odd(entry, f"{here}/{entry.name}")
-    if files:
-        yield Leaf(home, digits, tuple(files))
-    for name in folders:
+    here = _list(archive, f"{home}/{_STUDIES}" + ("" if digits == "." else f"/{digits}"))
+    yield from here.findings
+    if here.files:
+        yield Leaf(home, digits, tuple(here.files))
+    for name in here.folders:
         yield from _walk_studies(archive, home, name if digits == "." else f"{digits}/{name}")
 
 
-def _everything(archive: Path, entry: os.DirEntry[str], path: str) -> Iterator[Finding]:
+def _everything(archive: Path, path: str) -> Iterator[Finding]:
     """Name every file below a folder that is no part of the shape."""
-    if not entry.is_dir(follow_symlinks=False):
-        yield _odd(entry, path)
-        return
-    for inner in _list(archive, path):
-        if isinstance(inner, Finding):
-            yield inner
+    here = _list(archive, path)
+    yield from here.findings
+    yield from _strays(here)
+    for name in here.folders:
+        yield from _everything(archive, f"{path}/{name}")
+
+
+@dataclass(slots=True)
+class _Listing:
+    """What lies in one folder, by name."""
+
+    path: str
+    files: list[FoundFile] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+
+    def take(self, entry: os.DirEntry[str]) -> None:
+        if entry.is_dir(follow_symlinks=False):
+            self.folders.append(entry.name)
+            return
+        facts = entry.stat(follow_symlinks=False)
+        if stat.S_ISREG(facts.st_mode):
+            self.files.append(FoundFile(entry.name, facts.st_size, facts.st_mtime_ns))
+        elif stat.S_ISLNK(facts.st_mode):
+            self.tell(FindingCode.LINK, entry.name, "a symbolic link is not followed")
         else:
-            yield from _everything(archive, inner, f"{path}/{inner.name}")
+            kind = stat.S_IFMT(facts.st_mode)
+            words = {stat.S_IFIFO: "a fifo", stat.S_IFSOCK: "a socket"}.get(kind, "a device")
+            self.tell(FindingCode.SPECIAL, entry.name, words)
+
+    def tell(self, code: FindingCode, name: str, words: str) -> None:
+        path = "/".join(part for part in (self.path, name) if part)
+        self.findings.append(Finding(code, as_text(path), words))
 
 
-def _list(archive: Path, path: str, *, top: bool = False) -> list[os.DirEntry[str] | Finding]:
+def _list(archive: Path, path: str) -> _Listing:
+    """List a folder, looking at each entry from inside; a link in its place is not followed."""
+    listing = _Listing(path)
     try:
-        with os.scandir(archive / path) as entries:
-            found = sorted(entries, key=lambda entry: os.fsencode(entry.name))
+        with _opened(archive, path) as descriptor, os.scandir(descriptor) as entries:
+            for entry in sorted(entries, key=attrgetter("name")):
+                try:
+                    listing.take(entry)
+                except OSError as error:
+                    words = error.strerror or "cannot be looked at"
+                    listing.tell(FindingCode.UNREADABLE, entry.name, words)
     except OSError as error:
-        return [Finding(FindingCode.UNREADABLE, path, error.strerror or "cannot be listed")]
-    return [entry for entry in found if not (top and entry.name == _PRIVATE)]
+        listing.tell(FindingCode.UNREADABLE, "", error.strerror or "cannot be listed")
+    return listing
 
 
-def _odd(entry: os.DirEntry[str], path: str) -> Finding:
-    if entry.is_symlink():
-        return Finding(FindingCode.LINK, path, "a symbolic link is not followed")
-    if entry.is_file(follow_symlinks=False):
+@contextmanager
+def _opened(archive: Path, path: str) -> Iterator[int]:
+    descriptor = os.open(f"{archive}/{path}", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _strays(listing: _Listing) -> Iterator[Finding]:
+    for file in listing.files:
         words = "outside <PatientID>/<AccessionNumber>/studies"
-        return Finding(FindingCode.STRAY, path, words)
-    kind = stat.S_IFMT(entry.stat(follow_symlinks=False).st_mode)
-    words = {stat.S_IFIFO: "a fifo", stat.S_IFSOCK: "a socket"}.get(kind, "a device")
-    return Finding(FindingCode.SPECIAL, path, words)
+        path = f"{listing.path}/{file.name}" if listing.path else file.name
+        yield Finding(FindingCode.STRAY, as_text(path), words)
+
+
+def is_text(name: str) -> bool:
+    """Tell whether a name is UTF-8."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def as_text(name: str) -> str:
+    """Write a name with backslashes for what is not UTF-8."""
+    return name.encode("utf-8", "backslashreplace").decode()
