@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -12,6 +13,25 @@ from workers.header.facts import InstanceFacts
 from workers.index.tables import instance, series, study
 
 _IMAGING = ("PT", "CT")
+_REMEMBERED = 8192
+_LONGEST_REMEMBERED = 8192
+
+ReadFacts = Callable[[str], InstanceFacts]
+
+
+class FactsMemory:
+    """Read facts, and remember the last ones by their text.
+
+    A series that grows is judged with every batch, and most of its instances were read before.
+    """
+
+    def __init__(self) -> None:
+        self._remembered: ReadFacts = lru_cache(_REMEMBERED)(InstanceFacts.from_json)
+
+    def __call__(self, text: str) -> InstanceFacts:
+        if len(text) > _LONGEST_REMEMBERED:  # of many frames
+            return InstanceFacts.from_json(text)
+        return self._remembered(text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +81,12 @@ class StudyEvidence:
         return (self.study.two_patients, *(row.version for row in rows))
 
 
-def gather(connection: Connection, study_id: int, also: Sequence[int] = ()) -> StudyEvidence:
+def gather(
+    connection: Connection,
+    study_id: int,
+    also: Sequence[int] = (),
+    read_facts: ReadFacts = InstanceFacts.from_json,
+) -> StudyEvidence:
     """Read the evidence of a study in one snapshot.
 
     `also` names series whose facts are wanted although they are neither PT nor CT.
@@ -76,7 +101,7 @@ def gather(connection: Connection, study_id: int, also: Sequence[int] = ()) -> S
         StudyRow(row.id, row.study, row.patient_ID, bool(row.two_patients)),
         here,
         elsewhere,
-        {series_id: _facts(connection, series_id) for series_id in wanted},
+        {series_id: _facts(connection, series_id, read_facts) for series_id in wanted},
     )
 
 
@@ -132,10 +157,12 @@ def _elsewhere(connection: Connection, study_id: int, patient: str) -> tuple[Ser
     )
 
 
-def _facts(connection: Connection, series_id: int) -> tuple[InstanceFacts, ...]:
+def _facts(
+    connection: Connection, series_id: int, read_facts: ReadFacts
+) -> tuple[InstanceFacts, ...]:
     found = connection.execute(
         sa.select(instance.c.facts)
         .where(instance.c.series_id == series_id)
         .order_by(instance.c.instance_uid)
     )
-    return tuple(InstanceFacts.from_json(text) for text in found.scalars())
+    return tuple(map(read_facts, found.scalars()))

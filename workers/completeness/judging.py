@@ -20,7 +20,13 @@ from config.logs import get_logger, short
 from config.settings import Settings
 from config.tables import PairingSettings
 from workers import clock
-from workers.completeness.evidence import SeriesRow, StudyEvidence, current_version, gather
+from workers.completeness.evidence import (
+    ReadFacts,
+    SeriesRow,
+    StudyEvidence,
+    current_version,
+    gather,
+)
 from workers.completeness.roles import RoleVerdict, judge_role
 from workers.completeness.series import Completeness, judge_completeness
 from workers.completeness.stacks import dot, normal_of
@@ -63,11 +69,16 @@ class _Judged:
 
 
 def judge_studies(
-    index: MetadataIndex, settings: Settings, studies: Iterable[int], touched: Iterable[int] = ()
+    index: MetadataIndex,
+    settings: Settings,
+    studies: Iterable[int],
+    touched: Iterable[int] = (),
+    read_facts: ReadFacts = InstanceFacts.from_json,
 ) -> list[PairWish]:
     """Judge studies and their touched series; return the pairs that are now to be built.
 
-    A study whose PET waits for a CT that may lie in one of these is judged too.
+    A study whose PET waits for a CT that may lie in one of these is judged too. Who judges often
+    hands in a `FactsMemory`.
     """
     wishes = []
     also = tuple(touched)
@@ -77,7 +88,7 @@ def judge_studies(
     with index.read() as connection:
         mine |= _waiting_for(connection, mine)
     for study_id in sorted(mine):
-        wish = _judge_study(index, settings, study_id, also)
+        wish = _judge_study(index, settings, study_id, also, read_facts)
         if wish is not None:
             wishes.append(wish)
     return wishes
@@ -99,17 +110,22 @@ def read_override(text: str | None) -> Override | None:
 
 
 def _judge_study(
-    index: MetadataIndex, settings: Settings, study_id: int, also: tuple[int, ...]
+    index: MetadataIndex,
+    settings: Settings,
+    study_id: int,
+    also: tuple[int, ...],
+    read_facts: ReadFacts,
 ) -> PairWish | None:
     for _ in range(_ATTEMPTS):
         with index.read() as connection:
-            judged = _judge(connection, settings, study_id, also)
+            judged = _judge(connection, settings, study_id, also, read_facts)
         with index.write() as connection:
             if current_version(connection, study_id) == judged.evidence.version:
                 return _write(connection, settings, judged)
     # busy without end: judge inside the write lock, once
     with index.write() as connection:
-        return _write(connection, settings, _judge(connection, settings, study_id, also))
+        judged = _judge(connection, settings, study_id, also, read_facts)
+        return _write(connection, settings, judged)
 
 
 def _waiting_for(connection: Connection, studies: set[int]) -> set[int]:
@@ -135,9 +151,13 @@ def _waiting_for(connection: Connection, studies: set[int]) -> set[int]:
 
 
 def _judge(
-    connection: Connection, settings: Settings, study_id: int, also: tuple[int, ...]
+    connection: Connection,
+    settings: Settings,
+    study_id: int,
+    also: tuple[int, ...],
+    read_facts: ReadFacts,
 ) -> _Judged:
-    evidence = gather(connection, study_id, also)
+    evidence = gather(connection, study_id, also, read_facts)
     row = connection.execute(sa.select(pair).where(pair.c.study_id == study_id)).first()
     override = read_override(row.override) if row else None
     verdicts: dict[int, tuple[RoleVerdict, Completeness]] = {}

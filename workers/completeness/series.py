@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from workers.completeness.role_names import Role
-from workers.completeness.stacks import Stack, main_stack, strays_of
+from workers.completeness.stacks import Stack, stacks_of, strays_of
 from workers.header.facts import InstanceFacts
 
 SHOWN = 3
@@ -59,7 +59,7 @@ def judge_completeness(
 
 def _judge_pet(instances: list[InstanceFacts], role: Role, quiet: bool) -> Completeness:
     expected, received, source = _counts(instances)
-    faults = _faults(instances, role)
+    faults = _faults(instances, role, stacks_of(instances))
     if expected is None:
         counted = f"PET {received} slices, {source}"
         if not quiet:
@@ -85,9 +85,10 @@ def _judge_pet(instances: list[InstanceFacts], role: Role, quiet: bool) -> Compl
 
 
 def _judge_ct(instances: list[InstanceFacts], quiet: bool) -> Completeness:
-    stack = main_stack(instances)
+    stacks = stacks_of(instances)
+    stack = stacks[0] if stacks else None
     received = len(stack.slices) if stack else len(instances)
-    faults = _faults(instances, Role.CT)
+    faults = _faults(instances, Role.CT, stacks)
     step = f", step {stack.step:.2f} mm" if stack and stack.step else ""
     if not quiet:
         words = f"CT {received} slices so far{step}: no total is known, complete when quiet"
@@ -143,16 +144,17 @@ def _frame_counts(instances: list[InstanceFacts]) -> tuple[int | None, int, str]
     return promised, frames, "NumberOfFrames"
 
 
-def _faults(instances: list[InstanceFacts], role: Role) -> tuple[str, ...]:
+def _faults(
+    instances: list[InstanceFacts], role: Role, stacks: tuple[Stack, ...]
+) -> tuple[str, ...]:
     """Name what is wrong with the positions and indices of a series, in words."""
     faults: list[str] = []
     if role in _SPACED:
-        stack = main_stack(instances)
-        if stack is None:
+        if not stacks:
             faults.append("no slice has a position")
         else:
-            faults += _position_faults(stack, one_place=role in _ONE_PLACE)
-            strays = strays_of(instances, localizers=role is Role.CT)
+            faults += _position_faults(stacks[0], one_place=role in _ONE_PLACE)
+            strays = strays_of(instances, stacks, localizers=role is Role.CT)
             if strays:
                 faults.append(f"{strays} images of another orientation or without a place")
     index_fault = _index_fault(instances) if role.is_pet else ""

@@ -136,9 +136,11 @@ def stacks_of(instances: Sequence[InstanceFacts]) -> tuple[Stack, ...]:
     for one in slices_of(instances):
         first = one.orientation[0]
         for orientation, members in groups:
-            # the first cosine tells most views of a rotating projection apart, cheaply
-            if abs(orientation[0] - first) <= SAME_ORIENTATION and _alike(
-                orientation, one.orientation
+            # most slices have the very same; the first cosine tells most views of a rotating
+            # projection apart, cheaply
+            if orientation == one.orientation or (
+                abs(orientation[0] - first) <= SAME_ORIENTATION
+                and _alike(orientation, one.orientation)
             ):
                 members.append(one)
                 break
@@ -154,20 +156,21 @@ def main_stack(instances: Sequence[InstanceFacts]) -> Stack | None:
     return stacks[0] if stacks else None
 
 
-def strays_of(instances: Sequence[InstanceFacts], *, localizers: bool) -> int:
-    """Count the slices outside the main stack, and the instances without any place.
+def strays_of(
+    instances: Sequence[InstanceFacts], stacks: Sequence[Stack], *, localizers: bool
+) -> int:
+    """Count the slices outside the main one of these stacks, and the instances without any place.
 
     `localizers`: a few images across the main stack, or said to be LOCALIZER, belong to a CT series
     and do not count.
     """
-    stacks = stacks_of(instances)
     if not stacks:
         return len(instances)
     placed = {one.instance for stack in stacks for one in stack.slices}
     unplaced = 0 if localizers else len(instances) - len(placed)
-    others = stacks[1:]
+    others = list(stacks[1:])
     if localizers:
-        others = tuple(one for one in others if not _is_localizer(one, stacks[0], instances))
+        others = [one for one in others if not _is_localizer(one, stacks[0], instances)]
     return unplaced + sum(len(one.slices) for one in others)
 
 
@@ -202,8 +205,9 @@ def _placed(
     """Return the slice, unless its place is missing or none that a scanner reaches."""
     if position is None or orientation is None:
         return []
-    if not all(abs(value) <= FARTHEST_MM for value in position):  # NaN is refused by this too
-        return []
+    x, y, z = position
+    if not (abs(x) <= FARTHEST_MM and abs(y) <= FARTHEST_MM and abs(z) <= FARTHEST_MM):
+        return []  # NaN too
     if not all(abs(value) <= 1 + SAME_ORIENTATION for value in orientation):
         return []
     return [Slice(index, frame, position, orientation)]

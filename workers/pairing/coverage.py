@@ -58,5 +58,5 @@ def is_sufficient(ct: SeriesEvidence, coverage: Coverage | None) -> bool:
     if stack is None or coverage is None or coverage.fraction < 1.0:
         return False
     one_each = len(stack.positions) == len(stack.slices)
-    strays = strays_of(ct.instances, localizers=True)
+    strays = strays_of(ct.instances, ct.stacks, localizers=True)
     return not stack.gaps and one_each and not strays and numbers_are_contiguous(ct)

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from workers.completeness.role_names import RoleVerdict
 from workers.completeness.series import Completeness, SeriesState
-from workers.completeness.stacks import Stack, main_stack
+from workers.completeness.stacks import Stack, stacks_of
 from workers.header.facts import InstanceFacts
 
 
@@ -26,9 +26,14 @@ class SeriesEvidence:
     """False: a series of another study of the same patient, offered as a CT."""
 
     @cached_property
+    def stacks(self) -> tuple[Stack, ...]:
+        """Return the stacks of the series, the largest first."""
+        return stacks_of(self.instances)
+
+    @property
     def stack(self) -> Stack | None:
         """Return the main stack of the series."""
-        return main_stack(self.instances)
+        return self.stacks[0] if self.stacks else None
 
     @property
     def is_open(self) -> bool:
