@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
+from itertools import groupby
 from typing import Any
 
 import redis
@@ -11,13 +12,17 @@ import sqlalchemy as sa
 
 from config.logs import get_logger
 from config.settings import Settings
-from workers import queues
+from workers import clock, queues
+from workers.completeness.evidence import FactsMemory
 from workers.completeness.judging import PairWish, judge_studies
+from workers.completeness.postponing import FRESH_SECONDS, GrownSeries, may_wait
 from workers.errors import StoreUnavailable, WorkersError
 from workers.filing.left import why_left
-from workers.filing.protocol import Filer
+from workers.filing.protocol import Filer, FilingReport
 from workers.index.engine import MetadataIndex, open_index
-from workers.index.tables import series
+from workers.index.tables import pair as pair_table
+from workers.index.tables import series, study
+from workers.measuring import Measures, Timed
 from workers.pairing.failing import note_death, note_failure
 from workers.spool.batches import EntryName, entries_of, is_batch_name
 
@@ -29,8 +34,11 @@ class Workplace:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.read_facts = FactsMemory()
         self._index: MetadataIndex | None = None
         self._filer: Filer | None = None
+        self.measures = Measures(settings.layout, "worker")
+        self._judged: dict[int, float] = {}
 
     @property
     def index(self) -> MetadataIndex:
@@ -44,7 +52,23 @@ class Workplace:
             self._filer = Filer(self.index, self.settings)
         return self._filer
 
+    def judge(self, studies: set[int], touched: set[int]) -> list[PairWish]:
+        """Judge studies, and remember for a while that they were."""
+        wishes = judge_studies(
+            self.index, self.settings, studies, touched, read_facts=self.read_facts
+        )
+        now = clock.monotonic()
+        recent = {one: at for one, at in self._judged.items() if now - at < FRESH_SECONDS}
+        self._judged = recent | dict.fromkeys(studies, now)
+        return wishes
+
+    def judged_ago(self, study_id: int) -> float | None:
+        """Return how many seconds ago this process judged a study, None for long ago or never."""
+        at = self._judged.get(study_id)
+        return None if at is None else clock.monotonic() - at
+
     def close(self) -> None:
+        self.measures.close()
         if self._index is not None:
             self._index.close()
         self._index = self._filer = None
@@ -88,7 +112,10 @@ def pair_study(version: int, pair: int, generation: int) -> str:
     if version != queues.JOB_VERSION:
         return "foreign"
     try:
-        return make_pair(place.index, place.settings, pair, generation)
+        made = make_pair(place.index, place.settings, pair, generation)
+        if made == "ready":
+            _time_pair(place, pair)
+        return made
     except StoreUnavailable as error:
         log.warning("store-unavailable", queue=queues.PAIRING, reason=str(error))
         return "unavailable"
@@ -96,6 +123,16 @@ def pair_study(version: int, pair: int, generation: int) -> str:
         with suppress(sa.exc.DBAPIError):
             note_failure(place.index, pair, generation, why_left(error))
         raise
+
+
+def _time_pair(place: Workplace, pair: int) -> None:
+    """Measure from the last instance that a pair needed to the pair in its place."""
+    with place.index.read() as connection:
+        asked = sa.select(pair_table.c.needed_at, pair_table.c.ready_at)
+        row = connection.execute(asked.where(pair_table.c.id == pair)).one()
+    if row.needed_at and row.ready_at:
+        place.measures.observe(Timed.PAIR, clock.seconds_between(row.needed_at, row.ready_at))
+    place.measures.close()  # this process ends with its job
 
 
 def pair_maker_died(settings: Settings, arguments: Mapping[str, Any], reason: str) -> None:
@@ -110,10 +147,12 @@ def pair_maker_died(settings: Settings, arguments: Mapping[str, Any], reason: st
 def file_now(place: Workplace, entries: Sequence[EntryName]) -> dict[str, int]:
     """File entries, judge, and ask for the pairs that are due."""
     report = place.filer.file_entries(entries)
-    studies = report.touched_studies | _studies_of(place.index, report.touched_series)
+    studies = _studies_to_judge(place, report)
     if studies:
-        wishes = judge_studies(place.index, place.settings, studies, report.touched_series)
-        ask_for_pairs(place.settings, wishes)
+        ask_for_pairs(place.settings, place.judge(studies, report.touched_series))
+    for seconds in report.seconds:
+        place.measures.observe(Timed.FILE, seconds)
+    place.measures.flush()
     log.info("filed", left=report.left, **report.outcomes)
     return report.outcomes
 
@@ -146,11 +185,27 @@ def _entries(settings: Settings, batches: Mapping[str, Any]) -> Iterator[EntryNa
                 yield entry
 
 
-def _studies_of(index: MetadataIndex, touched: set[int]) -> set[int]:
-    if not touched:
+def _studies_to_judge(place: Workplace, report: FilingReport) -> set[int]:
+    """Return the studies of a filed batch, but for those that may wait for the rest of it."""
+    if not report.touched_series:
         return set()
-    with index.read() as connection:
-        found = connection.execute(
-            sa.select(series.c.study_id).where(series.c.id.in_(touched)).distinct()
-        )
-        return set(found.scalars())
+    with place.index.read() as connection:
+        rows = connection.execute(
+            sa.select(series.c.id, series.c.study_id, series.c.modality, series.c.role,
+                      series.c.instances, series.c.expected, study.c.two_patients)
+            .join(study, study.c.id == series.c.study_id)
+            .where(series.c.id.in_(report.touched_series))
+            .order_by(series.c.study_id)
+        ).all()  # fmt: skip
+    due = set()
+    for study_id, mine in groupby(rows, key=lambda row: int(row.study_id)):
+        touched = list(mine)
+        grown = [
+            GrownSeries(row.modality, row.role, row.instances, row.expected, row.two_patients)
+            for row in touched
+        ]
+        replaced = any(row.id in report.replaced_in for row in touched)
+        ago = place.judged_ago(study_id)
+        if replaced or not may_wait(grown, more_comes=report.more_comes, judged_ago=ago):
+            due.add(study_id)
+    return due

@@ -44,6 +44,7 @@ from workers.filing.meeting import Homes, Meeting
 from workers.filing.placing import Place, place_instance
 from workers.filing.poison import Hand
 from workers.filing.rows import (
+    ArrivalRow,
     KnownInstance,
     folders_in_use,
     header_columns,
@@ -79,11 +80,19 @@ class FilingReport:
     outcomes: dict[str, int] = field(default_factory=dict)
     touched_series: set[int] = field(default_factory=set)
     touched_studies: set[int] = field(default_factory=set)
+    replaced_in: set[int] = field(default_factory=set)
+    """Series in which another file took an instance's place."""
     left: int = 0
     """Entries that were busy, gone, or left for later by an error of the system."""
+    more_comes: bool = False
+    """Every batch is open still, or has entries that are not filed."""
+    seconds: list[float] = field(default_factory=list)
+    """How long each entry took from the spool into the index."""
 
-    def count(self, outcome: str) -> None:
-        self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
+    def count(self, row: ArrivalRow) -> None:
+        self.outcomes[row.outcome] = self.outcomes.get(row.outcome, 0) + 1
+        if row.received_at is not None:
+            self.seconds.append(clock.seconds_between(row.received_at, row.at))
 
 
 class Filer:
@@ -120,8 +129,8 @@ class Filer:
                     raise
                 log.warning("batch-failed", entries=len(names), error=type(error).__name__)
                 self._one_by_one(names, hand, report)
-        for batch in {name.batch for name in names}:
-            remove_if_empty(self._layout, batch)
+        gone = [remove_if_empty(self._layout, batch) for batch in {name.batch for name in names}]
+        report.more_comes = not any(gone)
         return report
 
     def _tell_of_deaths(self, entries: Sequence[str]) -> None:
@@ -442,9 +451,10 @@ class Filer:
                 )  # fmt: skip
         for work in works:  # only now: what was rolled back was not done
             if work.row is not None:
-                report.count(work.row.outcome)
+                report.count(work.row)
             if work.replaces is not None:
                 report.touched_series.add(work.replaces.series_id)
+                report.replaced_in.add(work.replaces.series_id)
         report.touched_studies.update(study_id for study_id, _, _ in filed)
         report.touched_series.update(series_id for _, series_id, _ in filed)
 
