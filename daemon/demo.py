@@ -39,6 +39,8 @@ port = 0
 quiet_seconds = {_QUIET_SECONDS}
 [spool]
 minimum_free_mb = 64
+[web]
+enabled = false
 """
 
 Progress = Callable[[str, int, int], None]

@@ -62,6 +62,8 @@ class Role:
     arguments: tuple[str, ...]
     stage: Stage
     stop_seconds: float
+    awaited: bool = True
+    """Whether the installation is not ready without it."""
 
 
 def plan_roles(settings: Settings, only: Collection[str] = ()) -> tuple[Role, ...]:
@@ -89,6 +91,8 @@ def plan_roles(settings: Settings, only: Collection[str] = ()) -> tuple[Role, ..
             for number in range(1, count + 1)
         ),
     ]
+    if settings.web.enabled:
+        roles.append(Role("web", ("web",), Stage.SWEEP, 10, awaited=False))
     if settings.redis.url:
         roles = [role for role in roles if role.name != "valkey"]
     if only:
@@ -215,15 +219,18 @@ class Supervisor:
 
     def _heard(self, child: Child, lines: list[str]) -> None:
         """Note that a role is ready; pass on what is in its way to whoever watches, once."""
-        child.ready = child.ready or "READY=1" in lines
+        was_ready, child.ready = child.ready, child.ready or "READY=1" in lines
         if child.ready:
             child.trouble = ""
-            return
         for line in lines:
             name, _, words = line.partition("=")
-            if name == "STATUS" and words != child.trouble:
+            if name != "STATUS" or words == child.trouble:
+                continue
+            if not child.ready:
                 child.trouble = words
                 print(f"! {words}", flush=True)
+            elif not (was_ready or child.role.awaited):  # the others are ready in one word
+                print(words, flush=True)
 
     def _end_unreachable(self) -> None:
         """End a queue server whose socket somebody removed: it lives, but nobody can reach it."""
@@ -236,7 +243,7 @@ class Supervisor:
                 _send(child, signal.SIGTERM)
 
     def _all_ready(self) -> bool:
-        return all(child.ready for child in self.children)
+        return all(child.ready for child in self.children if child.role.awaited)
 
     def _announce(self, notifier: Notifier) -> None:
         words = "petct-ingest is ready"

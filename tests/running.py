@@ -9,6 +9,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+WITHOUT_PAGE = {"PETCT_INGEST_WEB__ENABLED": "false"}
+"""The many that run at once would fight for its port; a test of the page asks for it."""
+
 
 def wait_until(condition: Callable[[], object], seconds: float = 20, what: str = "") -> object:
     """Return the first true value of a condition; fail after some seconds."""
@@ -65,7 +68,7 @@ class Running:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
-                env=os.environ | environment,
+                env=os.environ | WITHOUT_PAGE | environment,
             )
         self.pid = self.process.pid
 

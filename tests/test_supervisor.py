@@ -44,7 +44,10 @@ def the(role, pid):
 
 def test_every_role_is_planned_and_the_server_starts_first_and_stops_last(settings):
     roles = plan_roles(settings)
-    assert names(roles) == ["valkey", "sweep", "receive", "watch", "filing-1", "pairing-1"]
+    assert names(roles) == [
+        *("valkey", "sweep", "receive", "watch", "filing-1", "pairing-1", "web")
+    ]
+    assert [role.name for role in roles if not role.awaited] == ["web"]
     assert roles[0].stage is max(Stage)
     assert {role.name for role in roles if role.stage is min(Stage)} == {"receive", "watch"}
 
@@ -56,6 +59,7 @@ def test_numbers_of_workers_and_a_server_elsewhere_change_the_plan(tmp_path):
             "filing": {"workers": 3},
             "pairing": {"enabled": False},
             "redis": {"url": "redis://elsewhere"},
+            "web": {"enabled": False},
         },
         environ={},
     )

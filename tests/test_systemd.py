@@ -113,6 +113,7 @@ def test_the_target_starts_every_role_that_run_starts(settings):
         "watch": "petct-ingest-watcher.service",
         "filing-1": instance("filing"),
         "pairing-1": instance("pairing"),
+        "web": "petct-ingest-web.service",
     }
     assert {role.name for role in plan_roles(settings)} == set(wanted)
     named = " ".join(words_of(UNITS / "petct-ingest.target")["Wants"]).split()

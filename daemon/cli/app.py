@@ -28,6 +28,7 @@ _ADOPTING = "daemon.cli.adopting"
 _EXPORTING = "daemon.cli.exporting"
 _CHECKING = "daemon.cli.checking"
 _DEIDENTIFYING = "daemon.cli.deidentifying"
+_WEB = "daemon.cli.web"
 _RUN, _LOOK, _OFF = "Run", "Look and act", "Without a daemon"
 
 COMMANDS = (
@@ -37,6 +38,7 @@ COMMANDS = (
     LazyCommand("watch", _ROLES, "watch", "Run the folder watcher alone.", _RUN),
     LazyCommand("work", _ROLES, "work", "Run one worker of one queue.", _RUN),
     LazyCommand("sweep", _ROLES, "sweep", "Run the sweeper alone.", _RUN),
+    LazyCommand("web", _WEB, "web", "Run the web page alone.", _RUN),
     LazyCommand("valkey", _ROLES, "valkey", "Run the private queue server alone.", _RUN),
     LazyCommand("status", _LOOKING, "status", "Show what arrived and what waits.", _LOOK),
     LazyCommand("studies", _FINDING, "studies", "List the studies.", _LOOK),

@@ -27,7 +27,7 @@ def run(
         str, typer.Option("--roles", hidden=True, help="Only these, joined by commas.")
     ] = "",
 ) -> None:
-    """Run everything on this machine: receiver, watcher, workers, sweeper and queue server.
+    """Run everything on this machine: receiver, watcher, workers, sweeper, page, queue server.
 
     Stop it with Ctrl+C or SIGTERM: what is being received and filed is finished first. What was
     acknowledged is safe in any case.
@@ -50,7 +50,7 @@ def receive(root: Root = None, config: Config = None, host: Host = None, port: P
 
     bound = settings.layout.run / "receiver.port"
     bound.unlink(missing_ok=True)
-    _serve(run_receiver, settings, "receive", bound)
+    serve(run_receiver, settings, "receive", bound)
 
 
 def watch(root: Root = None, config: Config = None) -> None:
@@ -58,7 +58,7 @@ def watch(root: Root = None, config: Config = None) -> None:
     settings = settings_of(root, config)
     from daemon.watcher.watching import run_watcher
 
-    _serve(run_watcher, settings, "watch")
+    serve(run_watcher, settings, "watch")
 
 
 def work(
@@ -90,7 +90,7 @@ def sweep(root: Root = None, config: Config = None) -> None:
     from daemon.sweeper import run_sweeper
 
     # a fresh index gives the spool its identity, and then the others can work
-    _serve(run_sweeper, settings, "sweep", settings.layout.spool_private / "id")
+    serve(run_sweeper, settings, "sweep", settings.layout.spool_private / "id")
 
 
 def valkey(root: Root = None, config: Config = None) -> None:
@@ -104,12 +104,17 @@ def valkey(root: Root = None, config: Config = None) -> None:
     run_valkey(settings)
 
 
-def _serve(
-    service: _Service, settings: Settings, name: str, ready_when: Path | None = None
+def serve(
+    service: _Service,
+    settings: Settings,
+    name: str,
+    ready_when: Path | None = None,
+    status: Callable[[], str] | None = None,
 ) -> None:
     """Run a role until a signal, telling whoever supervises when it is ready and that it is well.
 
-    `ready_when` is a file whose presence says that the role can be used.
+    `ready_when` is a file whose presence says that the role can be used, `status` what is said
+    when it is there.
     """
     from config.logs import get_logger
     from daemon.processes import (
@@ -136,7 +141,7 @@ def _serve(
         return None
 
     log.info("role-started", role=name)
-    with Heartbeat(Notifier.from_environment(), check, lambda: f"{name} is up"):
+    with Heartbeat(Notifier.from_environment(), check, status or (lambda: f"{name} is up")):
         service(settings, stop)
     log.info("role-stopped", role=name)
 

@@ -1,0 +1,69 @@
+"""The web page as one application: its routes, and what stands before each of them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Mount
+from starlette.staticfiles import StaticFiles
+
+from config.settings import Settings
+from daemon.web.pages import overview
+from daemon.web.reading import Installation
+from daemon.web.showing import page, templates
+from workers.errors import IndexUnusable
+
+
+def make_app(settings: Settings) -> Starlette:
+    """Return the application of one installation; nothing is opened before the first request."""
+    installation = Installation(settings)
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            installation.close()
+
+    app = Starlette(
+        routes=_routes(),
+        middleware=_middleware(settings),
+        exception_handlers={HTTPException: _refused, IndexUnusable: _no_index},
+        lifespan=lifespan,
+    )
+    app.state.installation = installation
+    app.state.settings = settings
+    app.state.templates = templates()
+    return app
+
+
+def _routes() -> list[BaseRoute]:
+    return [
+        *overview.ROUTES,
+        Mount("/static", StaticFiles(directory=Path(__file__).parent / "static"), name="static"),
+    ]
+
+
+def _middleware(settings: Settings) -> list[Middleware]:
+    """Return what each request passes, the outermost first."""
+    return []
+
+
+def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101 - what it is registered for
+    response = page(
+        request, "error.html", error.status_code, code=error.status_code, words=error.detail
+    )
+    response.headers.update(error.headers or {})
+    return response
+
+
+def _no_index(request: Request, error: Exception) -> Response:
+    return page(request, "error.html", 503, code=503, words=str(error))
