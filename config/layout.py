@@ -79,6 +79,11 @@ class Layout:
     def locks(self) -> Path:
         return self.run / "locks"
 
+    @property
+    def metrics(self) -> Path:
+        """What each process counts, for `/metrics`."""
+        return self.run / "metrics"
+
     def make_private(self) -> None:
         """Make the root, the inbox, and the folders that only this user may look into (0700).
 

@@ -32,6 +32,7 @@ from config.tables import (
     IndexSettings,
     LabelsSettings,
     LoggingSettings,
+    NotifySettings,
     PairingSettings,
     PathSettings,
     ReceiverSettings,
@@ -67,6 +68,7 @@ class Settings(BaseSettings):
     deidentify: DeidentifySettings = DeidentifySettings()
     labels: LabelsSettings = LabelsSettings()
     web: WebSettings = WebSettings()
+    notify: NotifySettings = NotifySettings()
     logging: LoggingSettings = LoggingSettings()
     sources: tuple[SourcePolicy, ...] = ()
 

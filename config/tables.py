@@ -307,6 +307,87 @@ class WebSettings(_Table):
             return self.host == "localhost"
 
 
+class WebhookSettings(_Table):
+    """A server of yours that is told by HTTP; on as soon as an address is given."""
+
+    url: str | None = Field(default=None, repr=False)  # it may hold a secret
+    secret_file: Path | None = None
+    ca_file: Path | None = None
+    timeout_seconds: float = Field(default=10, gt=0)
+
+    @model_validator(mode="after")
+    def _is_signed(self) -> WebhookSettings:
+        if self.url is None:
+            return self
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+            raise ValueError("url is http://… or https://…, without a user")
+        if self.secret_file is None:
+            raise ValueError("url asks for secret_file: the receiver checks the signature with it")
+        return self
+
+
+class EmailSettings(_Table):
+    """E-mail by SMTP; on as soon as a host is given."""
+
+    host: str | None = None
+    port: int = Field(default=587, ge=1, le=65535)
+    security: Literal["starttls", "tls", "none"] = "starttls"
+    ca_file: Path | None = None
+    user: str | None = None
+    password_file: Path | None = None
+    sender: str = ""
+    recipients: tuple[str, ...] = ()
+    timeout_seconds: float = Field(default=30, gt=0)
+
+    @field_validator("sender", "recipients")
+    @classmethod
+    def _are_addresses(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        for one in (value,) if isinstance(value, str) else value:
+            if one and not re.fullmatch(r"[!-;=?-~]+@[!-;=?-~]+", one):  # no space, <, > or control
+                raise ValueError("an address is name@host.example, nothing around it")
+        return value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> EmailSettings:
+        if self.host is not None and not (self.sender and self.recipients):
+            raise ValueError("host asks for sender and recipients")
+        if (self.user is None) != (self.password_file is None):
+            raise ValueError("user and password_file are given together")
+        if self.user is not None and self.security == "none":
+            raise ValueError('a password is not sent in the clear: security "starttls" or "tls"')
+        return self
+
+
+class NotifySettings(_Table):
+    """Who is told of what happens."""
+
+    on: tuple[Literal["ready", "held", "quarantined", "disk"], ...] = (
+        "ready",
+        "held",
+        "quarantined",
+        "disk",
+    )
+    batch_seconds: float = Field(default=60, ge=0)
+    disk_factor: float = Field(default=2.0, ge=1)
+    include_identifiers: bool = False
+    public_url: str | None = None
+    webhook: WebhookSettings = WebhookSettings()
+    email: EmailSettings = EmailSettings()
+
+    @field_validator("public_url")
+    @classmethod
+    def _is_an_address(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"https?://[^\s?#@]+", value):
+            raise ValueError("public_url is http://… or https://…, without user or query")
+        return value
+
+    @property
+    def enabled(self) -> bool:
+        """Whether anybody is told."""
+        return self.webhook.url is not None or self.email.host is not None
+
+
 class SourcePolicy(_Table):
     """What is done with what comes from one source; every given key must match."""
 
