@@ -29,6 +29,11 @@ def seconds_since(at: str) -> float:
     return wall() - datetime.fromisoformat(at).timestamp()
 
 
+def seconds_between(earlier: str, later: str) -> float:
+    """Return how far two times of `utc_now` lie apart; below 0 where the clock was set back."""
+    return (datetime.fromisoformat(later) - datetime.fromisoformat(earlier)).total_seconds()
+
+
 def monotonic() -> float:
     """Return seconds that no clock step changes; comparable between processes of one boot."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
