@@ -1,18 +1,20 @@
-# make demo | test | chaos | soak | fuzz | check | constraints | audit | clean
+# make demo | test | peers | chaos | soak | fuzz | check | constraints | audit | clean
 # All that is installed goes into .venv; the stamps in it make a second call quick.
 
 VENV := .venv
 BIN := $(VENV)/bin
+PEER := $(VENV)/medimagetools
 PYTHON ?=
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 CHECKED := config workers daemon tests $(wildcard benchmarks)
 
-.PHONY: demo test chaos soak fuzz check constraints audit clean help
+.PHONY: demo test peers chaos soak fuzz check constraints audit clean help
 .PHONY: check-format check-lint check-types check-layers check-spelling
 
 help:
 	@echo "make demo         set up, then send a phantom study through everything"
 	@echo "make test         run the tests; ARGS='-k words' chooses"
+	@echo "make peers        make the environment of a peer that a test compares us with"
 	@echo "make chaos        kill the system at work and judge what is left; ARGS='--seeds 1-10'"
 	@echo "make soak         send for long and watch what grows; ARGS='--instances 200000'"
 	@echo "make fuzz         read hostile input of every kind; ARGS='--seconds 60 header archives'"
@@ -26,6 +28,8 @@ demo: $(VENV)/.run
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest $(ARGS)
+
+peers: $(PEER)/.made
 
 # make -k check goes on after the first that fails
 check: check-format check-lint check-types check-layers check-spelling
@@ -66,6 +70,12 @@ $(VENV)/audit: $(VENV)/.made
 
 audit: $(VENV)/audit
 	@.ci/audit $(VENV)/audit/bin/pip-audit constraints.txt
+
+# in an environment of its own: it pins what it depends on
+$(PEER)/.made: $(VENV)/.made
+	$(BIN)/python -m venv --without-pip $(PEER)
+	$(PIP) --python $(PEER)/bin/python install --quiet --no-compile "med-imagetools==2.16.0"
+	@touch $@
 
 # the first Python that is new enough and can make environments, unless PYTHON names one
 $(VENV)/.made:

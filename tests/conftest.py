@@ -17,8 +17,6 @@ from config.settings import Settings, load_settings
 from workers.identity import give_identity
 
 PROJECT = Path(__file__).resolve().parent.parent
-# a comparison by hand with a peer that has an environment of its own: no part of the suite
-collect_ignore = [] if "PETCT_MEDIMAGETOOLS_PYTHON" in os.environ else ["test_dictionary_peer.py"]
 
 
 def missing(what: str) -> None:
