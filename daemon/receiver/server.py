@@ -33,6 +33,7 @@ from daemon.receiver.talking import CONTEXT
 from daemon.receiver.tls import ServerTls
 from daemon.room import Room
 from workers.durable import replace_file
+from workers.measuring import Measures
 from workers.spool.batches import EntryName
 from workers.spool.notes import NoteWriter
 
@@ -125,11 +126,12 @@ class Receiver:
     ) -> None:
         layout = settings.layout
         self._notes = NoteWriter(layout, "receiver")
+        self._measures = Measures(layout, "receive")
         self._stop_seconds = settings.receiver.stop_seconds
         self._port_file = port_file(layout)
         room = Room(layout, settings.spool, note=self._notes.note)
         largest = settings.receiver.maximum_instance_mb << 20
-        self._associations = Associations(Spooling(layout, room, offer, largest))
+        self._associations = Associations(Spooling(layout, room, offer, largest, self._measures))
         desk = CommitmentDesk(layout, room) if settings.commitment.enabled else None
         tls = settings.receiver.tls
         lobby = partial(
@@ -143,6 +145,7 @@ class Receiver:
         layout.run.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._port_told = False
         self._tell_port()
+        self._measures.flush()
         self._thread = threading.Thread(
             target=self._server.serve_forever,
             kwargs={"poll_interval": _POLL_SECONDS},
@@ -168,6 +171,7 @@ class Receiver:
             if not self._thread.is_alive():
                 raise RuntimeError("the thread that accepts associations has ended")
             self._tell_port()
+            self._measures.flush()
 
     def _tell_port(self) -> None:
         """Write down which port is listened on; a full disk is told to the senders, later here."""
@@ -190,6 +194,7 @@ class Receiver:
         hang_up(lambda: self._server.active_associations)
         self._associations.forget_the_dead()
         self._notes.close()
+        self._measures.close()
         log.info("receiver-stopped", cut_short=cut_short)
 
     def __enter__(self) -> Self:

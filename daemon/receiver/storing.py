@@ -11,11 +11,13 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import StrEnum
 
 from config.layout import Layout
 from config.logs import get_logger, short
 from daemon.receiver.part10 import Encoding, file_head, uid_problem
 from daemon.room import Room
+from workers.measuring import Counted, Measures, Timed
 from workers.spool.batches import BatchSource, BatchWriter, EntryName, Unpublished
 
 SUCCESS = 0x0000
@@ -25,6 +27,8 @@ UNEXPECTED = 0xC211
 
 ROOM_BYTES = 4 << 20
 """After so many bytes of an instance the room that is left is asked for again."""
+
+_ENDED = "the association has ended"
 
 log = get_logger(__name__)
 
@@ -38,22 +42,35 @@ class Request:
     transfer_syntax: str
 
 
+class Refusal(StrEnum):
+    """Why an instance was not taken, for the metrics."""
+
+    NO_ROOM = "no-room"  # a disk is full, missing or read-only
+    NOT_WRITTEN = "not-written"
+    TOO_LARGE = "too-large"
+    BAD_REQUEST = "bad-request"
+    ENDED = "association-ended"
+    UNEXPECTED = "unexpected"
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A status, and an Error Comment (0000,0902) where it is no success."""
+    """A status, and an Error Comment (0000,0902) and a reason where it is no success."""
 
     status: int
     comment: str = ""
+    refusal: Refusal = Refusal.UNEXPECTED
 
 
 @dataclass(frozen=True, slots=True)
 class Spooling:
-    """Where instances go, and how large one may be."""
+    """Where instances go, how large one may be, and where they are counted."""
 
     layout: Layout
     room: Room
     offer: Callable[[EntryName], None]
     maximum_bytes: int
+    measures: Measures
 
 
 class AssociationStore:
@@ -75,16 +92,18 @@ class AssociationStore:
         self._sop_instance = ""
         self._size = 0
         self._measured = 0
+        self._began = 0.0
         self._closed = False
 
     def begin(self, request: Request) -> None:
         """Begin an instance; its file is there when this returns, unless it is refused."""
         self._answer = None
+        self._began = time.monotonic()
         self._size = self._measured = 0
         self._sop_instance = str(request.sop_instance)
         problem = _problem(request)
         if problem is not None:
-            self._refuse(CANNOT_UNDERSTAND, problem)
+            self._refuse(CANNOT_UNDERSTAND, problem, Refusal.BAD_REQUEST)
             return
         self._try(lambda: self._begin(request))
 
@@ -94,21 +113,27 @@ class AssociationStore:
         if self._entry is None:
             return
         if self._size > self._spooling.maximum_bytes:
-            self._refuse(OUT_OF_RESOURCES, "larger than receiver.maximum_instance_mb allows")
+            problem = "larger than receiver.maximum_instance_mb allows"
+            self._refuse(OUT_OF_RESOURCES, problem, Refusal.TOO_LARGE)
             return
         self._try(lambda: self._write(data))
 
     def finish(self) -> Answer:
         """Make the instance durable; return what to answer."""
         if self._entry is not None and not self._size:
-            self._refuse(CANNOT_UNDERSTAND, "there is no data set")
+            self._refuse(CANNOT_UNDERSTAND, "there is no data set", Refusal.BAD_REQUEST)
         if self._entry is not None:
             self._try(self._publish)
-        answer = self._answer or Answer(OUT_OF_RESOURCES, "the association has ended")
+        answer = self._answer or Answer(OUT_OF_RESOURCES, _ENDED, Refusal.ENDED)
+        measures = self._spooling.measures
         if answer.status == SUCCESS:
             self.stored += 1
+            measures.count(Counted.RECEIVED)
+            measures.count(Counted.RECEIVED_BYTES, by=self._size)
+            measures.observe(Timed.RECEIVE, time.monotonic() - self._began)
         else:
             self.refused += 1
+            measures.count(Counted.REFUSED, answer.refusal)
         return answer
 
     def abandon(self) -> None:
@@ -135,10 +160,12 @@ class AssociationStore:
                 if not self._closed:
                     step()
                     return
-            self._refuse(OUT_OF_RESOURCES, "the association has ended")
+            self._refuse(OUT_OF_RESOURCES, _ENDED, Refusal.ENDED)
         except OSError as error:
             self.abandon()
-            self._answer = Answer(OUT_OF_RESOURCES, "the instance could not be written")
+            self._answer = Answer(
+                OUT_OF_RESOURCES, "the instance could not be written", Refusal.NOT_WRITTEN
+            )
             log.warning(
                 "c-store-not-written",
                 source=self.source.key,
@@ -183,12 +210,12 @@ class AssociationStore:
         if self._spooling.room.refusal(size, time.monotonic()) is None:
             return True
         self._abandon()  # the room itself logs its turns
-        self._answer = Answer(OUT_OF_RESOURCES, "the spool takes nothing now")
+        self._answer = Answer(OUT_OF_RESOURCES, "the spool takes nothing now", Refusal.NO_ROOM)
         return False
 
-    def _refuse(self, status: int, problem: str) -> None:
+    def _refuse(self, status: int, problem: str, refusal: Refusal) -> None:
         self.abandon()
-        self._answer = Answer(status, problem)
+        self._answer = Answer(status, problem, refusal)
         log.warning("c-store-refused", source=self.source.key, reason=problem)
 
     def _abandon(self) -> None:
