@@ -98,9 +98,10 @@ def extract_facts(
         (_SHORTS, reader.short),
     ):
         for name in names:
-            value = cast("Callable[[str], Any]", read)(name)
-            if value is not None:
-                values[name] = value
+            if _tag_of(name) in walk.elements:
+                value = cast("Callable[[str], Any]", read)(name)
+                if value is not None:
+                    values[name] = value
     for name, length in _VECTORS.items():
         values[name] = reader.vector(name, length)
     for name in _SIGNED_BY_PIXELS:
@@ -109,7 +110,8 @@ def extract_facts(
     for name in ("sop_instance_uid", "study_instance_uid", "series_instance_uid"):
         values.setdefault(name, "")
     nested = _nested(walk, encoding)
-    values.update(sequence_facts(nested, reader.unreadable))
+    if nested is not None:
+        values.update(sequence_facts(nested, reader.unreadable))
     if values.get("reference_frame") is None:
         values["reference_frame"] = values.get("frame_of_reference_uid")
     elif values.get("frame_of_reference_uid"):
@@ -234,13 +236,15 @@ def _tags() -> frozenset[int]:
     return frozenset({_tag_of(name) for name in names} | {_CHARACTER_SET} | SEQUENCES())
 
 
-def _nested(walk: Walk, encoding: Encoding) -> Dataset:
-    """Decode the kept sequences with pydicom, all in one small data set."""
-    config.settings.reading_validation_mode = config.IGNORE
+def _nested(walk: Walk, encoding: Encoding) -> Dataset | None:
+    """Decode the kept sequences with pydicom, all in one small data set; None where are none."""
     kept = [walk.elements[tag] for tag in sorted(SEQUENCES()) if tag in walk.elements]
     encoded = b"".join(
         element.encoded for element in kept if element.vr in (None, "SQ", "UN") and element.value
     )
+    if not encoded:
+        return None
+    config.settings.reading_validation_mode = config.IGNORE
     check_nesting(encoded, encoding)
     try:
         return read_dataset(
