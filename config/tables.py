@@ -291,10 +291,11 @@ class WebSettings(_Table):
     def _is_safe(self) -> WebSettings:
         if (self.certificate is None) != (self.key is None):
             raise ValueError("certificate and key are given together")
-        if self.enabled and not self.is_loopback and self.password_file is None:
+        reached = not self.is_loopback or self.behind_tls or self.allow_hosts
+        if self.enabled and reached and self.password_file is None:
             raise ValueError(
-                "an address that others reach asks for a password: give web.password_file"
-                " (petct-ingest web password writes it), or host 127.0.0.1"
+                "a page that others reach (host, behind_tls, allow_hosts) asks for a password: give"
+                " web.password_file (petct-ingest web password writes it), or host 127.0.0.1"
             )
         return self
 

@@ -4,7 +4,9 @@ DaemonError
 ├── AlreadyRunning       another daemon or server holds this root
 ├── NoServer             no Valkey or Redis server program can be found
 ├── QueueServerAway      the queue server does not answer (a role waits for it, it never starts one)
-└── TlsUnusable          certificate, key or client CA of the receiver cannot be used
+├── TlsUnusable          certificate, key or client CA of the receiver cannot be used
+├── AccessUnusable       password or token of the web page cannot be used
+└── UploadRefused        an upload is not taken, or not further
 """
 
 
@@ -31,3 +33,20 @@ class TlsUnusable(DaemonError):
         super().__init__(f"{setting} cannot be used: {reason}")
         self.setting = setting
         self.reason = reason
+
+
+class AccessUnusable(DaemonError):
+    """Files that guard the web page cannot be used; paths stay unsaid, the setting is named."""
+
+    def __init__(self, setting: str, reason: str) -> None:
+        super().__init__(f"{setting} cannot be used: {reason}")
+        self.setting = setting
+        self.reason = reason
+
+
+class UploadRefused(DaemonError):
+    """An upload is not taken, or not further; `status` is that of HTTP (RFC 9110)."""
+
+    def __init__(self, status: int, words: str) -> None:
+        super().__init__(words)
+        self.status = status

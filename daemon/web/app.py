@@ -8,52 +8,57 @@ from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount
 from starlette.staticfiles import StaticFiles
 
 from config.settings import Settings
+from daemon.web.access import logging_in
+from daemon.web.access.assembling import access_middleware
+from daemon.web.access.csrf import csrf_field
 from daemon.web.pages import overview
 from daemon.web.reading import Installation
+from daemon.web.services import services
 from daemon.web.showing import page, templates
+from daemon.web.telling import told
 from workers.errors import IndexUnusable
 
 
 def make_app(settings: Settings) -> Starlette:
-    """Return the application of one installation; nothing is opened before the first request."""
+    """Return the application of one installation; no index is opened before the first request.
+
+    Raises AccessUnusable where the password or the token cannot be read.
+    """
     installation = Installation(settings)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         try:
-            yield
+            with services(settings) as app.state.services:
+                yield
         finally:
             installation.close()
 
     app = Starlette(
         routes=_routes(),
-        middleware=_middleware(settings),
+        middleware=access_middleware(settings),
         exception_handlers={HTTPException: _refused, IndexUnusable: _no_index},
         lifespan=lifespan,
     )
     app.state.installation = installation
     app.state.settings = settings
     app.state.templates = templates()
+    app.state.templates.globals |= {"csrf_field": csrf_field, "told": told}
     return app
 
 
 def _routes() -> list[BaseRoute]:
     return [
         *overview.ROUTES,
+        *logging_in.ROUTES,
         Mount("/static", StaticFiles(directory=Path(__file__).parent / "static"), name="static"),
     ]
-
-
-def _middleware(settings: Settings) -> list[Middleware]:
-    """Return what each request passes, the outermost first."""
-    return []
 
 
 def _refused(request: Request, error: Exception) -> Response:
