@@ -225,6 +225,18 @@ def test_a_slow_link_that_gets_on_is_given_its_time(receive):
         assert peer.hear().status == 0x0000
 
 
+def test_a_sender_under_nagles_algorithm_waits_for_no_delayed_acknowledgement(receive):
+    delayed_ack_seconds = 0.04
+    with Peer(receive().port).associate() as peer:
+        peer.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
+        for number in range(40):
+            if number == 20:  # Linux begins with quick acknowledgements of its own accord
+                began = time.monotonic()
+            peer.send(ECHO_PDU[:20], ECHO_PDU[20:40], ECHO_PDU[40:])
+            assert peer.hear().status == 0x0000
+        assert time.monotonic() - began < 20 * delayed_ack_seconds / 2
+
+
 def test_silence_between_messages_ends_the_association_later(receive, caplog):
     receiver = receive(dimse_timeout_seconds=0.3, network_timeout_seconds=1)
     with Peer(receiver.port).associate() as peer:

@@ -15,7 +15,7 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -221,6 +221,20 @@ def write_whole(descriptor: int, data: bytes | memoryview) -> int:
     while view:
         view = view[os.write(descriptor, view) :]
     return len(data)
+
+
+def write_pieces(descriptor: int, pieces: Sequence[bytes | memoryview]) -> int:
+    """Write pieces (IOV_MAX, 1024, at most) one behind the other, in one call where it takes all.
+
+    What is left of them otherwise is copied: pieces are parts of one bounded buffer.
+    """
+    if len(pieces) == 1:
+        return write_whole(descriptor, pieces[0])
+    size = sum(map(len, pieces))
+    written = os.writev(descriptor, pieces)
+    if written < size:
+        write_whole(descriptor, memoryview(b"".join(pieces))[written:])
+    return size
 
 
 def no_follow(path: str, flags: int) -> int:

@@ -151,6 +151,15 @@ class Inflow:
             if view and time.monotonic() >= deadline:
                 raise Hopeless("does not read our answers")
 
+    def _acknowledge(self) -> None:
+        """Let TCP acknowledge what came, before we wait for the rest of a message.
+
+        A peer under Nagle's algorithm holds the rest back until then (RFC 1122 4.2.3.4), and a
+        delayed ACK takes 40 ms. The option does not last: it is set for what has come so far.
+        """
+        with contextlib.suppress(OSError):  # no TCP, in tests; or gone, as the read will tell
+            self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+
     def _read(self) -> None:
         while not self.comes():
             pass
@@ -162,6 +171,8 @@ class Inflow:
         """
         if self._begin == self._end:
             self._begin = self._end = 0
+        if self._patience != "silent":
+            self._acknowledge()
         since = time.monotonic()
         count = None
         try:

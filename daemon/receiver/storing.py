@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -107,16 +107,16 @@ class AssociationStore:
             return
         self._try(lambda: self._begin(request))
 
-    def write(self, data: bytes | memoryview) -> None:
+    def write(self, *pieces: memoryview) -> None:
         """Take the next bytes of the data set."""
-        self._size += len(data)
+        self._size += sum(map(len, pieces))
         if self._entry is None:
             return
         if self._size > self._spooling.maximum_bytes:
             problem = "larger than receiver.maximum_instance_mb allows"
             self._refuse(OUT_OF_RESOURCES, problem, Refusal.TOO_LARGE)
             return
-        self._try(lambda: self._write(data))
+        self._try(lambda: self._write(pieces))
 
     def finish(self) -> Answer:
         """Make the instance durable; return what to answer."""
@@ -188,13 +188,13 @@ class AssociationStore:
         self._entry = self._writer.begin()
         self._entry.write(head)
 
-    def _write(self, data: bytes | memoryview) -> None:
+    def _write(self, pieces: Sequence[memoryview]) -> None:
         if self._size - self._measured >= ROOM_BYTES:
             self._measured = self._size
             if not self._has_room(ROOM_BYTES):
                 return
         if self._entry is not None:
-            self._entry.write(data)
+            self._entry.write(*pieces)
 
     def _publish(self) -> None:
         if self._entry is None:

@@ -82,8 +82,8 @@ class Unpublished:
         # the tree's mode: the spool is 0700
         self._descriptor = durable.create_new(self._temporary, layout.file_mode)
 
-    def write(self, data: bytes | memoryview) -> None:
-        durable.write_whole(self._descriptor, data)
+    def write(self, *pieces: bytes | memoryview) -> None:
+        durable.write_pieces(self._descriptor, pieces)
 
     def publish(self) -> EntryName:
         """Make it durable and give it its name."""
