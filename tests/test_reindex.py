@@ -18,6 +18,7 @@ import pytest
 from filing_world import (
     SENDER,
     World,
+    a_world,
     changed,
     encoded,
     other_pixels,
@@ -136,6 +137,16 @@ def test_what_is_unchanged_is_not_opened_again(
     adopt(world)
     monkeypatch.setattr("workers.adopting.reading.examine", lambda *_: pytest.fail("opened"))
     assert adopt(world).unchanged == count
+
+
+def test_what_was_filed_is_not_opened_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with a_world(tmp_path / "site") as world:
+        send(world, *(encoded(tiny("CT IMAGES", number)) for number in range(3)))
+        monkeypatch.setattr("workers.adopting.reading.examine", lambda *_: pytest.fail("opened"))
+        report = adopt(world)
+        assert (report.files, report.unchanged) == (3, 3)
 
 
 def test_several_processes_find_the_same_as_one(tmp_path: Path, delivery: Path) -> None:

@@ -76,10 +76,7 @@ def adopt_folders(
                     done.tell(FindingCode.NOT_ADOPTED, one.path, str(place))
                     continue
                 new[facts.sop_instance_uid] = one
-                rows.append(
-                    instance_values(one.instance, place, one.file.name, at, one.columns)
-                    | {"mtime_ns": one.file.mtime_ns}
-                )
+                rows.append(instance_values(one.instance, place, one.file.name, at, one.columns))
                 key = place.study_id, place.series_id
                 counts[key] = counts.get(key, 0) + 1
             done.findings += _disagreements(leaf, found)
@@ -162,7 +159,7 @@ def _meet(
     if str(before.path) != one.path and (archive / before.path).is_file():
         _tell_copy(done, one, str(before.path), before.digests)
         return
-    values: dict[str, Any] = {"size": one.file.size, "mtime_ns": one.file.mtime_ns}
+    values: dict[str, Any] = {"size": one.instance.size, "mtime_ns": one.instance.mtime_ns}
     facts = one.instance.facts
     if digests.file != before.digests.file:
         if not _is_adopted(connection, before):

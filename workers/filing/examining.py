@@ -34,6 +34,8 @@ class Instance:
     facts: InstanceFacts
     digests: Digests
     size: int
+    mtime_ns: int | None = None
+    """Before it was read: who finds another one must read again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,7 @@ def examine(file: BinaryIO, path: str, source: BatchSource) -> Instance | Skip:
     system made of a study does, for somebody may want it.
     """
     name = os.path.basename(path)
+    mtime_ns = os.fstat(file.fileno()).st_mtime_ns
     if is_litter(name) or is_of_pair(path):
         file.seek(0)
         if file.read(PREAMBLE_BYTES)[128:] != b"DICM":
@@ -78,7 +81,8 @@ def examine(file: BinaryIO, path: str, source: BatchSource) -> Instance | Skip:
             return Skip("a media directory that cannot be read, not an instance")
         raise
     _check_command_set(header, source)
-    return Instance(header.facts, _digests(file, header.dataset_offset, header.size), header.size)
+    digests = _digests(file, header.dataset_offset, header.size)
+    return Instance(header.facts, digests, header.size, mtime_ns)
 
 
 def _check_command_set(header: Header, source: BatchSource) -> None:

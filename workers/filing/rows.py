@@ -136,6 +136,7 @@ def instance_values(
         "instance_uid": facts.sop_instance_uid,
         "file_name": file_name,
         "size": found.size,
+        "mtime_ns": found.mtime_ns,
         "sha256": found.digests.file,
         "dataset_sha256": found.digests.dataset,
         "filed_at": at,

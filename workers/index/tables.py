@@ -138,7 +138,7 @@ instance = Table(
     Column("sop_class_uid", Text, nullable=False),
     Column("transfer_syntax_uid", Text, nullable=False),
     Column("size", BigInteger, nullable=False),
-    Column("mtime_ns", BigInteger),  # of an adopted file, when it was read
+    Column("mtime_ns", BigInteger),  # of the file, when it was read
     Column("sha256", Text, nullable=False),
     Column("dataset_sha256", Text, nullable=False),
     Column("subseries", Text, nullable=False, default=""),
