@@ -1,14 +1,19 @@
 """Measure how many instances a second are acknowledged, against DCMTK storescp and Orthanc.
 
-    python benchmarks/receive.py                   CT of 525 KB and PET of 80 KB, half each
-    python benchmarks/receive.py --instances 1200 --repeats 5 --associations 1 4 16
+    python benchmarks/receive.py                                 1 and 4 associations, CT and PET
+    python benchmarks/receive.py --associations 1 4 16 --pdu 16384 131072 --load ct pet mixed
+    python benchmarks/receive.py --only ours --split             where the time of an instance goes
 
 DCMTK's dcmsend sends the same files from this machine to each in turn, over as many associations
-as asked, its TCP_NODELAY set; the time is that of the senders, start to end. Ours answers when an
-instance is durable (fsync of the file, then of its folder); storescp answers when it has written;
-Orthanc (where it is installed; fresh database, default storage) indexes too; `disk` is one process
-that makes the same files durable and does nothing else. Medians, and ratios of each run in which
-all were measured one after the other. `--folder /dev/shm` shows the cost without a disk.
+as asked, in PDUs of at most `--pdu` bytes, its TCP_NODELAY set; the time is that of the senders,
+start to end. Ours answers when an instance is durable (fsync of the file, then of its folder);
+storescp answers when it has written; Orthanc (fresh database, default synchronous storage) indexes
+too; `disk` is one process that makes the same files durable as we do, and does nothing else.
+Medians, the spread, and ratios of each run in which all were measured one after the other.
+`--folder /dev/shm` shows the cost without a disk.
+
+The peers: `apt-get install dcmtk orthanc`, and `systemctl disable --now orthanc` where it starts a
+server of its own. Whoever is not installed is left out.
 """
 
 from __future__ import annotations
@@ -26,10 +31,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 DCMTK = {"PATH": "/usr/bin:/bin", "TCP_NODELAY": "1"}
+LOADS = {"ct": ("CT IMAGES",), "pet": ("PET AC",), "mixed": ("CT IMAGES", "PET AC")}
+"""Series of the phantom: CT of 525 KB, PET of 80 KB an instance."""
+
 SERVE = """
 import signal, sys, threading
 from pathlib import Path
@@ -37,7 +46,10 @@ from config.settings import load_settings
 from daemon.receiver.server import run_receiver
 from workers.identity import give_identity
 
-rules = {"receiver": {"port": int(sys.argv[2])}, "spool": {"minimum_free_mb": 1}}
+rules = {
+    "receiver": {"port": int(sys.argv[2]), "maximum_pdu": int(sys.argv[3])},
+    "spool": {"minimum_free_mb": 1},
+}
 settings = load_settings(root=Path(sys.argv[1]), overrides=rules, environ={})
 settings.layout.make_private()
 give_identity(settings.layout.spool)
@@ -46,6 +58,41 @@ stop = threading.Event()
 signal.signal(signal.SIGTERM, lambda *_: stop.set())
 run_receiver(settings, stop)
 """
+TIMED = """
+import json, os, sys, time, types
+from daemon.receiver import established, inflow, storing
+from workers import durable
+from workers.spool import batches
+
+seconds = {}
+
+def timed(owner, name, word):
+    call = getattr(owner, name)
+    def clocked(*given, **options):
+        began = time.perf_counter()
+        try:
+            return call(*given, **options)
+        finally:
+            seconds[word] = seconds.get(word, 0.0) + time.perf_counter() - began
+    setattr(owner, name, clocked)
+
+batches.os = types.SimpleNamespace(**vars(os))  # its file and its rename, and nobody else's
+timed(durable, "create_new", "create")
+timed(durable, "write_pieces", "write")
+timed(batches.os, "fsync", "fsync")
+timed(batches.os, "rename", "rename")
+timed(durable, "fsync_folder", "folder")
+timed(inflow.Inflow, "comes", "receive")
+timed(inflow.Inflow, "send", "answer")
+timed(established.EstablishedPhase, "_converse", "all")
+"""
+TOLD = """
+known = sum(value for word, value in seconds.items() if word != "all")
+seconds["parse and all else"] = seconds.pop("all") - known
+Path(sys.argv[4]).write_text(json.dumps(seconds))
+"""
+
+Peer = Callable[[Path, int], AbstractContextManager[int]]
 
 
 def free_port() -> int:
@@ -53,20 +100,20 @@ def free_port() -> int:
         return int(one.getsockname()[1])
 
 
-def stamped(folder: Path, count: int) -> list[Path]:
-    """Write `count` instances, CT and PET in turn, that differ in their SOPInstanceUID."""
+def stamped(folder: Path, count: int, series: tuple[str, ...] = LOADS["mixed"]) -> list[Path]:
+    """Write `count` instances, of each series in turn, that differ in their SOPInstanceUID."""
     from workers.phantom.spec import PhantomSpec
     from workers.phantom.study import instance
 
     whole = []
-    for series in ("CT IMAGES", "PET AC"):
-        data_set = instance(PhantomSpec(size="whole-body"), series, 0)
+    for one in series:
+        data_set = instance(PhantomSpec(size="whole-body"), one, 0)
         encoded = io.BytesIO()
         data_set.save_as(encoded, enforce_file_format=True)
         whole.append((encoded.getvalue(), str(data_set.SOPInstanceUID).encode()))
     files = []
     for number in range(count):
-        content, uid = whole[number % 2]
+        content, uid = whole[number % len(whole)]
         path = folder / f"{number:06d}.dcm"
         path.write_bytes(content.replace(uid, uid[:-7] + f"{1_000_000 + number}".encode()))
         files.append(path)
@@ -83,7 +130,7 @@ def serving(command: list[str], port: int, **environment: str) -> Iterator[int]:
         start_new_session=True,
     )
     try:
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while socket.socket().connect_ex(("127.0.0.1", port)):
             if process.poll() is not None or time.monotonic() > end:
                 raise RuntimeError(f"{command[0]} does not listen")
@@ -91,26 +138,28 @@ def serving(command: list[str], port: int, **environment: str) -> Iterator[int]:
         yield process.pid
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(20)
+        process.wait(60)
 
 
 @contextlib.contextmanager
-def ours(folder: Path) -> Iterator[int]:
+def ours(folder: Path, pdu: int = 131072, split: Path | None = None) -> Iterator[int]:
     port = free_port()
-    with serving([sys.executable, "-P", "-c", SERVE, str(folder / "root"), str(port)], port):
+    code = SERVE if split is None else TIMED + SERVE + TOLD
+    words = [folder / "root", port, pdu, *([split] if split else [])]
+    with serving([sys.executable, "-P", "-c", code, *map(str, words)], port):
         yield port
 
 
 @contextlib.contextmanager
-def storescp(folder: Path) -> Iterator[int]:
+def storescp(folder: Path, pdu: int = 131072) -> Iterator[int]:
     port = free_port()
-    command = ["/usr/bin/storescp", "--fork", "-pdu", "131072", "-od", str(folder), str(port)]
+    command = ["/usr/bin/storescp", "--fork", "-pdu", str(pdu), "-od", str(folder), str(port)]
     with serving(command, port, **DCMTK):
         yield port
 
 
 @contextlib.contextmanager
-def orthanc(folder: Path) -> Iterator[int]:
+def orthanc(folder: Path, pdu: int = 131072) -> Iterator[int]:
     port = free_port()
     rules = {
         "StorageDirectory": str(folder),
@@ -119,18 +168,20 @@ def orthanc(folder: Path) -> Iterator[int]:
         "HttpServerEnabled": False,
         "DicomAlwaysAllowStore": True,
         "DicomCheckCalledAet": False,
+        "MaximumPduLength": pdu,
     }
     (folder / "orthanc.json").write_text(json.dumps(rules))
     with serving([str(shutil.which("Orthanc")), str(folder / "orthanc.json")], port):
         yield port
 
 
-def send(port: int, groups: list[list[Path]]) -> float:
+def send(port: int, groups: list[list[Path]], pdu: int = 131072) -> float:
     """Send each group over an association of its own, all at once; return seconds."""
     began = time.perf_counter()
     senders = [
         subprocess.Popen(
-            ["/usr/bin/dcmsend", "127.0.0.1", str(port), *map(str, group)],
+            ["/usr/bin/dcmsend", "--max-send-pdu", str(pdu), "127.0.0.1", str(port)]
+            + [str(path) for path in group],
             env=DCMTK,
             stdout=subprocess.DEVNULL,
         )
@@ -159,49 +210,89 @@ def disk_alone(place: Path, files: list[Path]) -> float:
     return seconds
 
 
-def main() -> int:
-    asked = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    asked.add_argument("--instances", type=int, default=600)
-    asked.add_argument("--repeats", type=int, default=3)
-    asked.add_argument("--associations", type=int, nargs="+", default=[1, 4])
-    asked.add_argument("--only", choices=("ours", "storescp", "orthanc"))
-    asked.add_argument("--folder", type=Path, help="on the file system to measure")
-    given = asked.parse_args()
-    peers = {"ours": ours, "storescp": storescp}
-    if shutil.which("Orthanc"):
-        peers["orthanc"] = orthanc
-    if given.only:
-        peers = {given.only: peers[given.only]}
-    with tempfile.TemporaryDirectory(dir=given.folder) as folder:
-        (source := Path(folder) / "source").mkdir()
-        files = stamped(source, given.instances)
-        size = sum(path.stat().st_size for path in files) / 1e6
-        print(f"{len(files)} instances, {size:.0f} MB, {os.cpu_count()} cores")
-        for associations in given.associations:
-            groups = [files[one::associations] for one in range(associations)]
-            rates: dict[str, list[float]] = {name: [] for name in (*peers, "disk")}
-            for _ in range(given.repeats):
-                for name, peer in peers.items():
-                    (place := Path(folder) / name).mkdir()
-                    with peer(place) as port:
-                        rates[name].append(len(files) / send(port, groups))
-                    shutil.rmtree(place)
-                (place := Path(folder) / "disk").mkdir()
-                rates["disk"].append(len(files) / disk_alone(place, files))
-                shutil.rmtree(place)
-            report(associations, rates)
-    return 0
+@contextlib.contextmanager
+def emptied(place: Path) -> Iterator[Path]:
+    """Give each run a folder of its own, and let what it wrote be on disk before the next."""
+    place.mkdir()
+    yield place
+    shutil.rmtree(place)
+    os.sync()
 
 
-def report(associations: int, rates: dict[str, list[float]]) -> None:
+def measure(
+    peers: dict[str, Peer], files: list[Path], associations: int, pdu: int, repeats: int, top: Path
+) -> dict[str, list[float]]:
+    """Return instances a second of each peer in each run, and of the bare disk."""
+    groups = [files[one::associations] for one in range(associations)]
+    rates: dict[str, list[float]] = {name: [] for name in (*peers, "disk")}
+    for _ in range(repeats):
+        for name, peer in peers.items():
+            with emptied(top / name) as place, peer(place, pdu) as port:
+                rates[name].append(len(files) / send(port, groups, pdu))
+        with emptied(top / "disk") as place:
+            rates["disk"].append(len(files) / disk_alone(place, files))
+    return rates
+
+
+def report(title: str, rates: dict[str, list[float]]) -> None:
     for name, found in rates.items():
-        line = f"{associations:2d} associations  {name:<9} {statistics.median(found):5.0f} inst/s"
+        line = f"{title}  {name:<9} {statistics.median(found):5.0f} inst/s"
         line += f"  ({min(found):.0f}-{max(found):.0f})"
         if name != "ours" and "ours" in rates:
             ratios = [mine / its for mine, its in zip(rates["ours"], found, strict=True)]
             line += f"  ours is {statistics.median(ratios):.2f}x"
             line += f" ({min(ratios):.2f}-{max(ratios):.2f})"
-        print(line)
+        print(line, flush=True)
+
+
+def split(files: list[Path], pdu: int, repeats: int, top: Path) -> None:
+    """Print where the time of one instance goes in the receiver, over one association."""
+    found: dict[str, list[float]] = {}
+    for _ in range(repeats):
+        with emptied(top / "split") as place:
+            told = place / "split.json"
+            with ours(place, pdu, told) as port:
+                send(port, [files], pdu)
+            for word, seconds in json.loads(told.read_text()).items():
+                found.setdefault(word, []).append(1000 * seconds / len(files))
+    for word, each in sorted(found.items()):
+        print(
+            f"{word:<18} {statistics.median(each):6.2f} ms an instance"
+            f"  ({min(each):.2f}-{max(each):.2f})"
+        )
+
+
+def main() -> int:
+    asked = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    asked.add_argument("--instances", type=int, default=600)
+    asked.add_argument("--repeats", type=int, default=3)
+    asked.add_argument("--associations", type=int, nargs="+", default=[1, 4])
+    asked.add_argument("--pdu", type=int, nargs="+", default=[131072])
+    asked.add_argument("--load", choices=LOADS, nargs="+", default=["mixed"])
+    asked.add_argument("--only", choices=("ours", "storescp", "orthanc"))
+    asked.add_argument("--split", action="store_true", help="our own time, by what it is spent on")
+    asked.add_argument("--folder", type=Path, help="on the file system to measure")
+    given = asked.parse_args()
+    peers: dict[str, Peer] = {"ours": ours, "storescp": storescp, "orthanc": orthanc}
+    if not shutil.which("Orthanc"):
+        del peers["orthanc"]
+    if given.only:
+        peers = {given.only: peers[given.only]}
+    with tempfile.TemporaryDirectory(dir=given.folder) as folder:
+        top = Path(folder)
+        for load in given.load:
+            with emptied(top / "source") as source:
+                files = stamped(source, given.instances, LOADS[load])
+                size = sum(path.stat().st_size for path in files) / 1e6
+                print(f"{load}: {len(files)} instances, {size:.0f} MB, {os.cpu_count()} cores")
+                for pdu in given.pdu:
+                    if given.split:
+                        split(files, pdu, given.repeats, top)
+                        continue
+                    for associations in given.associations:
+                        rates = measure(peers, files, associations, pdu, given.repeats, top)
+                        report(f"{associations:2d} associations, PDU {pdu >> 10:3d} KB", rates)
+    return 0
 
 
 if __name__ == "__main__":
