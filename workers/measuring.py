@@ -134,9 +134,9 @@ class Measures:
         """
         with self._flushing, suppress(OSError):
             if self._place is None:
-                descriptor, path = self._place = _take_place(self._folder, self._role)
+                self._place = _take_place(self._folder, self._role)
                 with self._lock:
-                    self._totals.add(_read(path))
+                    self._totals.add(_read(self._place[1]))
             path = self._place[1]
             with self._lock:
                 changed, self._changed = self._changed, False

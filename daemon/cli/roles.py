@@ -78,9 +78,11 @@ def work(
     settings = settings_of(root, config)
     from daemon.processes import keep_private, log_failing_threads
     from daemon.working import run_worker
+    from workers.measuring import note_start
 
     keep_private()
     log_failing_threads()
+    note_start(settings.layout, name)
     run_worker(settings, name)
 
 
@@ -124,12 +126,14 @@ def serve(
         log_failing_threads,
         stop_on_signals,
     )
+    from workers.measuring import note_start
 
     log = get_logger(__name__)
     keep_private()
     log_failing_threads()
     stop = stop_on_signals()
     settings.layout.make_private()
+    note_start(settings.layout, name)
 
     def check() -> str | None:
         try:

@@ -26,6 +26,9 @@ LOGIN = "/login"
 MACHINES = frozenset({"/metrics", "/healthz", "/readyz"})
 """What the token opens, to be read."""
 
+PROBES = frozenset({"/healthz", "/readyz"})
+"""What answers anybody, but with its words only whom `request.state.trusted` says."""
+
 _STATIC = "/static/"
 _SHORTEST_TOKEN = 20
 
@@ -38,11 +41,13 @@ class Guard:
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
         self._settings = settings
+        self._is_open = settings.web.password_file is None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             request = Request(scope)
             request.state.logged_in = is_logged_in(request)
+            request.state.trusted = self._is_open or request.state.logged_in
             refusal = None if self._may_pass(request) else self._refuse(request)
             if refusal is not None:
                 await refusal(scope, receive, send)
@@ -53,18 +58,15 @@ class Guard:
 
     def _may_pass(self, request: Request) -> bool:
         path = request.url.path
-        return (
-            self._settings.web.password_file is None
-            or path == LOGIN
-            or path.startswith(_STATIC)
-            or request.state.logged_in
-        )
+        return self._is_open or path == LOGIN or path.startswith(_STATIC) or request.state.logged_in
 
     def _refuse(self, request: Request) -> Response | None:
         """Return the answer to a stranger, or None where the token lets it pass."""
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer":
             return self._judge_token(request, given.strip())
+        if request.method in ("GET", "HEAD") and request.url.path in PROBES:
+            return None
         if request.method == "GET" and "text/html" in request.headers.get("accept", ""):
             if request.headers.get("sec-fetch-site") == "cross-site":
                 return _come_again(request.url.path)
@@ -83,6 +85,7 @@ class Guard:
             services.notes.note("web-token-refused", by=address)
             return _unauthorized("That is not the token of web.token_file.")
         services.limits.succeeded(address)
+        request.state.trusted = True
         return None
 
 
@@ -147,10 +150,9 @@ def _digest(text: str) -> bytes:
 
 def _come_again(path: str) -> Response:
     """Let the browser ask once more by itself: with a link of another site it sends no cookie."""
-    target = quote(path)  # nothing in it is markup then
-    return HTMLResponse(
-        f'<!doctype html><title>petct-ingest</title><meta http-equiv="refresh" content="0; url={target}">'
-    )
+    refresh = f"0; url={quote(path)}"  # nothing in it is markup then
+    title = "<!doctype html><title>petct-ingest</title>"
+    return HTMLResponse(f'{title}<meta http-equiv="refresh" content="{refresh}">')
 
 
 def _unauthorized(words: str) -> Response:
