@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
 from typing import Self
 
 import sqlalchemy as sa
 
 from config.logs import get_logger
 from config.settings import Settings
-from workers import clock
 from workers.commitment.deciding import Commitments
-from workers.commitment.transactions import PEER_SECONDS, State, Transactions
 from workers.index.engine import MetadataIndex
 
 _LOOK_SECONDS = 0.5
@@ -21,25 +18,6 @@ _IDLE_SHARE = 4.0
 """Looking at a full spool again and again takes at most a fifth of the time."""
 
 log = get_logger(__name__)
-
-
-def undeliverable(settings: Settings) -> list[str]:
-    """Name the peers whose results nobody can deliver, each with what to do."""
-    transactions = Transactions(settings.layout)
-    known = {peer.ae_title for peer in settings.commitment.peers}
-    results = (transactions.read(key, State.RESULT) for key in transactions.keys(State.RESULT))
-    strangers = Counter(
-        one.source.calling_ae
-        for one in results
-        if one is not None
-        and one.source.calling_ae not in known
-        and clock.seconds_since(one.decided_at) > PEER_SECONDS
-    )
-    return [
-        f"{count} results of storage commitment wait for {title}: "
-        "say in commitment.peers where it listens, or let it associate again"
-        for title, count in sorted(strangers.items())
-    ]
 
 
 class Committing:

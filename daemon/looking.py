@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import os
-from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 import redis
-from sqlalchemy.engine import Connection
-from sqlalchemy.exc import OperationalError
 
 from config.settings import Settings
-from daemon.committing import undeliverable
 from daemon.room import measure, refusals, reserve_of
 from daemon.watcher.counting import count_unclaimed
 from workers import clock, queues
-from workers.errors import IndexUnusable, StoreUnavailable
+from workers.commitment.undelivered import undeliverable
+from workers.errors import IndexAway, StoreUnavailable
 from workers.filing.left import left_entries
 from workers.identity import check_archive, check_identity
-from workers.index.engine import Identities, open_index
-from workers.index.queries import Counts, count_all, filed_since
-from workers.pairing.failing import failing_pairs
+from workers.index.glance import (
+    Ask,
+    Counts,
+    Identities,
+    count_all,
+    failing_pairs,
+    filed_since,
+    glance,
+    identities,
+)
 from workers.spool.batches import oldest_waiting, waiting_entries
 from workers.watermark import StoreRoom, judge_room
 
@@ -68,22 +72,19 @@ def look(settings: Settings) -> Status:
     troubles: list[str] = []
     counts, lately = _NOTHING, 0
     waiting = None
-    identities = None
+    stores = None
     if settings.index.url or settings.layout.index.exists():
         try:
-            with closing(open_index(settings)) as index:
-                # entries first: one that is filed meanwhile is counted twice, never not at all
-                waiting = _waiting(settings)
-                identities = index.identities()
-                with index.read() as connection:
-                    counts = count_all(connection)
-                    lately = filed_since(connection, clock.utc_of(clock.wall() - RATE_SECONDS))
-                    troubles += _pair_troubles(connection)
-        except IndexUnusable as error:
-            if not isinstance(error.__cause__, OperationalError):
-                raise
+            # entries first: one that is filed meanwhile is counted twice, never not at all
+            waiting = _waiting(settings)
+            with glance(settings) as ask:
+                stores = identities(ask)
+                counts = count_all(ask)
+                lately = filed_since(ask, clock.utc_of(clock.wall() - RATE_SECONDS))
+                troubles += _pair_troubles(ask)
+        except IndexAway as error:
             troubles.append(str(error))  # a full disk, mostly: the stores are shown all the same
-        troubles += _store_troubles(settings, identities)
+        troubles += _store_troubles(settings, stores)
     else:
         troubles.append("nothing ran here yet: start it with `petct-ingest run --root DIR`")
     if waiting is None:
@@ -112,12 +113,12 @@ def _entry_troubles(settings: Settings) -> list[str]:
     return found
 
 
-def _pair_troubles(connection: Connection) -> list[str]:
+def _pair_troubles(ask: Ask) -> list[str]:
     """Name the pairs that an error of the system keeps from being made."""
     return [
         f"the pair of study {one.study} cannot be made: {one.reason} (since {one.at}); it is tried"
         " again; see the log of the pairing worker"
-        for one in failing_pairs(connection)[:_MOST_NAMED]
+        for one in failing_pairs(ask)[:_MOST_NAMED]
     ]
 
 

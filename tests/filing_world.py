@@ -21,9 +21,10 @@ from pydicom.uid import UID
 
 from config.settings import Settings, load_settings
 from workers.filing.journal import read_facts
-from workers.filing.protocol import Filer, FilingReport
-from workers.index.engine import MetadataIndex, open_index, prepare_index
-from workers.index.queries import SET_ASIDE, Counts, count_all
+from workers.filing.protocol import Filer
+from workers.filing.report import FilingReport
+from workers.index.engine import MetadataIndex, asking, open_index, prepare_index
+from workers.index.glance import SET_ASIDE, Counts, count_all
 from workers.index.tables import arrival, folder, instance, series
 from workers.phantom.study import PhantomSpec, write_many
 from workers.phantom.study import instance as phantom_instance
@@ -112,7 +113,7 @@ class World:
 
     def counts(self) -> Counts:
         with self.index.read() as connection:
-            return count_all(connection)
+            return count_all(asking(connection))
 
     def rows(self, table: sa.Table) -> list[Any]:
         with self.index.read() as connection:

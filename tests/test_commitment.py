@@ -36,11 +36,9 @@ from hypothesis import strategies as st
 from pydicom import dcmread
 
 from config.tables import CommitmentSettings, PeerSettings, SourcePolicy
-from daemon import committing
-from daemon.committing import undeliverable
 from daemon.sweeper import Sweeper
 from workers import clock
-from workers.commitment import deciding
+from workers.commitment import deciding, undelivered
 from workers.commitment import transactions as store
 from workers.commitment.deciding import Commitments
 from workers.commitment.transactions import (
@@ -51,6 +49,7 @@ from workers.commitment.transactions import (
     Transaction,
     Transactions,
 )
+from workers.commitment.undelivered import undeliverable
 from workers.commitment.verdicts import (
     Arrival,
     FailureReason,
@@ -523,7 +522,7 @@ def test_a_peer_that_nobody_knows_is_told_of_once(
         Commitments(world.index, world.settings).work()  # the sweeper was started again
     assert events(world).count("commitment-peer-unknown") == 1
     assert undeliverable(world.settings) == []  # not yet
-    monkeypatch.setattr(committing, "PEER_SECONDS", -1)
+    monkeypatch.setattr(undelivered, "PEER_SECONDS", -1)
     (trouble,) = undeliverable(world.settings)
     assert trouble.startswith("1 results of storage commitment wait for PACS: ")
     peers = (PeerSettings(ae_title="PACS", host="10.0.0.7", port=104),)

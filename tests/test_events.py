@@ -27,7 +27,8 @@ from running import Running, petct
 from typer.testing import CliRunner
 
 from daemon.cli.app import app
-from daemon.cli.events import NothingKnown, in_words, read_time, shown
+from daemon.cli.escaping import shown
+from daemon.cli.events import NothingKnown, in_words, read_time
 from workers.completeness.judging import judge_studies
 from workers.completeness.overriding import override_pair
 from workers.filing.releasing import drop_entry, retry_entry

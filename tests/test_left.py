@@ -17,10 +17,11 @@ from daemon.looking import look
 from daemon.sweeper import Sweeper
 from workers import jobs, queues
 from workers.completeness.judging import judge_studies
-from workers.filing import examining, left, protocol
+from workers.filing import examining, left, taking
+from workers.index.glance import failing_pairs, glance
 from workers.index.tables import event, pair
 from workers.pairing import making
-from workers.pairing.failing import MOST_DEATHS, failing_pairs, note_death, note_failure
+from workers.pairing.failing import MOST_DEATHS, note_death, note_failure
 from workers.phantom.study import PhantomSpec, make_study
 
 NOWHERE = {"url": "unix:///nonexistent.sock"}
@@ -42,7 +43,7 @@ class BadSectors:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
         self.name = name
         self._examine = examining.examine
-        monkeypatch.setattr(protocol, "examine", self)
+        monkeypatch.setattr(taking, "examine", self)
 
     def __call__(self, file: Any, name: str, *arguments: Any, **options: Any) -> Any:
         if name == self.name:
@@ -119,8 +120,8 @@ def wanted_pair(world: World) -> Any:
 
 
 def failing(world: World) -> list[str]:
-    with world.index.read() as connection:
-        return [one.reason for one in failing_pairs(connection)]
+    with glance(world.settings) as ask:
+        return [one.reason for one in failing_pairs(ask)]
 
 
 def events(world: World, kind: str) -> int:

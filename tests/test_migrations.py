@@ -11,7 +11,8 @@ from alembic.script import ScriptDirectory
 
 from config.settings import load_settings
 from workers.index.engine import prepare_index
-from workers.index.migrating import HEAD_REVISION, MIGRATIONS, upgrade
+from workers.index.migrating import MIGRATIONS, upgrade
+from workers.index.revision import HEAD_REVISION
 from workers.index.tables import metadata
 
 

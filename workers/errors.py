@@ -15,7 +15,9 @@ WorkersError
 ├── StoreUnavailable     a store is missing, another one, or full: nothing is touched
 │   └── QueueUnusable    the queue server cannot be reached as configured (queue_server.py)
 ├── ExportFailed         what was asked for cannot be written, or does not exist
-└── IndexUnusable        schema mismatch, locked, not migrated
+└── IndexUnusable        missing, locked, on a network file system
+    ├── IndexAway        it cannot be opened: what it lies on may be at fault
+    └── IndexOutdated    its schema is of another version
 """
 
 from workers.limits import Limit
@@ -89,7 +91,27 @@ class StoreUnavailable(WorkersError):
 
 
 class IndexUnusable(WorkersError):
-    """The index cannot be used as it is: schema mismatch, network file system, locked."""
+    """The index cannot be used as it is: missing, on a network file system, locked."""
+
+
+class IndexAway(IndexUnusable):
+    """The index is there, or should be, and cannot be opened."""
+
+    def __init__(self, reason: BaseException) -> None:
+        super().__init__(
+            f"the index cannot be opened: {reason}; is its disk full, read-only or not mounted,"
+            " or its server away?"
+        )
+
+
+class IndexOutdated(IndexUnusable):
+    """The index has the schema of another version of this program."""
+
+    def __init__(self, found: str | None, needed: str) -> None:
+        super().__init__(
+            f"the index has schema {found}, this version needs {needed}: "
+            "restart `petct-ingest run` (or the sweeper), which migrates it after a backup"
+        )
 
 
 class ExportFailed(WorkersError):

@@ -21,6 +21,7 @@ EXIT_UNEXPECTED = 1
 
 _ROLES = "daemon.cli.roles"
 _LOOKING = "daemon.cli.looking"
+_STATUS = "daemon.cli.status"
 _OFFLINE = "daemon.cli.offline"
 _FINDING = "daemon.cli.finding"
 _EVENTS = "daemon.cli.events"
@@ -40,7 +41,7 @@ COMMANDS = (
     LazyCommand("sweep", _ROLES, "sweep", "Run the sweeper alone.", _RUN),
     LazyCommand("web", _WEB, "web", "Run the web page alone.", _RUN),
     LazyCommand("valkey", _ROLES, "valkey", "Run the private queue server alone.", _RUN),
-    LazyCommand("status", _LOOKING, "status", "Show what arrived and what waits.", _LOOK),
+    LazyCommand("status", _STATUS, "status", "Show what arrived and what waits.", _LOOK),
     LazyCommand("studies", _FINDING, "studies", "List the studies.", _LOOK),
     LazyCommand("find", _FINDING, "find", "Find series or instances by any column.", _LOOK),
     LazyCommand("show", _FINDING, "show", "Show all of one study.", _LOOK),

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from config.tables import LabelsSettings
-from daemon.cli.events import shown
+from daemon.cli.escaping import shown
 from daemon.cli.options import Config, Root, settings_of
 from daemon.cli.progress import progress
 from daemon.errors import DaemonError

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from daemon.cli.escaping import shown
 from daemon.cli.options import Config, Root, settings_of
 from workers import clock
 from workers.errors import WorkersError
@@ -129,11 +130,3 @@ def in_words(one: dict[str, Any]) -> str:
     right += textwrap.wrap(", ".join(told.values()), _WIDTH)
     lines = zip_longest(left, right, fillvalue="")
     return "\n".join(f"{first:<21}{rest}".rstrip() for first, rest in lines)
-
-
-def shown(value: object) -> str:
-    """Show a value in one line; what cannot be printed is escaped, for AE titles are hostile."""
-    text = "; ".join(map(str, value)) if isinstance(value, list) else str(value)
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
-    )

@@ -16,7 +16,8 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from config.settings import Settings
-from daemon.cli.events import read_time, shown
+from daemon.cli.escaping import shown
+from daemon.cli.events import read_time
 from daemon.cli.options import Config, Root, settings_of
 from workers.completeness.role_names import Role
 from workers.errors import ExportFailed

@@ -1,4 +1,4 @@
-"""Commands that look at a system and act on it: status, held, quarantine."""
+"""Commands that look at a system and act on it: held, quarantine."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from config.settings import Settings
-from daemon.cli.events import shown
+from daemon.cli.escaping import shown
 from daemon.cli.options import Config, Root, acting_user, settings_of
-from daemon.looking import RATE_SECONDS, Status, look
 from workers.completeness.overriding import override_pair, wait_longer
 from workers.filing.releasing import drop_entry, retry_entry
 from workers.index.engine import MetadataIndex, open_index
@@ -30,15 +29,6 @@ Entry = Annotated[str, typer.Argument(metavar="ENTRY", help="The entry, as the l
 
 held = typer.Typer(invoke_without_command=True, help="List and resolve what needs a person.")
 quarantine = typer.Typer(invoke_without_command=True, help="List, retry or drop set-aside files.")
-
-
-def status(root: Root = None, config: Config = None, as_json: Json = False) -> None:
-    """Show what arrived, what became of it, and what hinders the system."""
-    found = look(settings_of(root, config))
-    if as_json:
-        print(json.dumps(found.to_json_object()))
-    else:
-        _print_status(found)
 
 
 @held.callback()
@@ -190,33 +180,6 @@ def _override(settings: Settings, study: str, given: Override) -> None:
     console.print(f"recorded; the pair is now {pair.get('state')}")
     for reason in pair.get("reasons", ()):
         console.print(f"  {_escape(reason)}")
-
-
-def _print_status(found: Status) -> None:
-    console, counts = _console(), found.counts
-    table = Table(show_header=False)
-    studies_word = "study" if counts.studies == 1 else "studies"
-    table.add_row("filed", f"{counts.filed:,} instances in {counts.studies:,} {studies_word}")
-    table.add_row("duplicates", f"{counts.duplicates:,}")
-    table.add_row("quarantined", f"{counts.quarantined:,}")
-    table.add_row("skipped", f"{counts.skipped:,}")
-    oldest = (
-        "" if found.oldest_seconds is None else f", the oldest for {found.oldest_seconds:.0f} s"
-    )
-    table.add_row("waiting", f"{found.waiting:,}{oldest}")
-    if found.waiting or found.filed_lately:
-        rate = found.filed_lately / RATE_SECONDS
-        table.add_row("lately", f"{found.filed_lately:,} filed in 5 minutes, {rate:.1f} a second")
-    table.add_row("series", ", ".join(f"{n:,} {name}" for name, n in counts.series.items()) or "0")
-    table.add_row("pairs", ", ".join(f"{n:,} {name}" for name, n in counts.pairs.items()))
-    table.add_row("queues", ", ".join(f"{n:,} {name}" for name, n in found.queues.items()))
-    console.print(table)
-    for trouble in found.troubles:
-        console.print(f"! {_escape(trouble)}", style="bold red")
-    if counts.quarantined:
-        console.print("see: petct-ingest quarantine", style="dim")
-    if counts.pairs.get("held"):
-        console.print("see: petct-ingest held", style="dim")
 
 
 @contextmanager

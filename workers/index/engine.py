@@ -11,9 +11,8 @@ import fcntl
 import os
 import sqlite3
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +21,15 @@ from sqlalchemy.engine import URL, Connection, Engine, make_url
 
 from config.settings import Settings
 from workers import durable
-from workers.errors import IndexUnusable
+from workers.errors import IndexAway, IndexOutdated, IndexUnusable
 from workers.identity import give_archive_identity, give_identity, write_stores
 from workers.index import tables
-from workers.index.migrating import HEAD_REVISION, current_revision, upgrade
+from workers.index.glance import Ask, Identities, identities
+from workers.index.migrating import current_revision, upgrade
+from workers.index.revision import HEAD_REVISION
 
 _BUSY_MILLISECONDS = 30_000
 _NETWORK_SYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "9p", "ceph", "glusterfs")
-
-
-@dataclass(frozen=True, slots=True)
-class Identities:
-    """The stores that this index belongs to."""
-
-    archive: str
-    spool: str
 
 
 class MetadataIndex:
@@ -60,8 +53,7 @@ class MetadataIndex:
     def identities(self) -> Identities:
         """Read which stores belong to this index."""
         with self.read() as connection:
-            rows = dict(connection.execute(sa.select(tables.meta.c.key, tables.meta.c.value)).all())
-        return Identities(rows.get("archive_id", ""), rows.get("spool_id", ""))
+            return identities(asking(connection))
 
     def checkpoint(self) -> None:
         """Write SQLite's log back into the file and cut it; nothing on other databases."""
@@ -108,23 +100,26 @@ def open_index(settings: Settings) -> MetadataIndex:
     found = _revision(engine)
     if found != HEAD_REVISION:
         engine.dispose()
-        raise IndexUnusable(
-            f"the index has schema {found}, this version needs {HEAD_REVISION}: "
-            "restart `petct-ingest run` (or the sweeper), which migrates it after a backup"
-        )
+        raise IndexOutdated(found, HEAD_REVISION)
     return MetadataIndex(engine)
 
 
 def _revision(engine: Engine) -> str | None:
-    """Read the schema's revision. Raises IndexUnusable where the database cannot be opened."""
+    """Read the schema's revision. Raises IndexAway where the database cannot be opened."""
     try:
         return current_revision(engine)
     except sa.exc.OperationalError as error:
         engine.dispose()
-        raise IndexUnusable(
-            f"the index cannot be opened: {error.orig}; is its disk full, read-only or not mounted,"
-            " or its server away?"
-        ) from error
+        raise IndexAway(error.orig or error) from error
+
+
+def asking(connection: Connection) -> Ask:
+    """Let the plain statements of glance.py be asked on a connection of the engine's."""
+
+    def ask(statement: str, /, **values: Any) -> Sequence[Any]:
+        return connection.execute(sa.text(statement), values).all()
+
+    return ask
 
 
 def insert_new(connection: Connection, table: sa.Table, **values: Any) -> bool:

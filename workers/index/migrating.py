@@ -10,9 +10,6 @@ from pathlib import Path
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
-HEAD_REVISION = "0004"
-"""The schema version of this program: the last of migrations/versions."""
-
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 _VERSION_TABLE = "alembic_version"

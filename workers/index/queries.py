@@ -1,69 +1,16 @@
-"""What the faces ask of the index: counts and lists, each in one short reading transaction."""
+"""What the faces ask of the index: lists, each in one short reading transaction."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from workers.index.tables import arrival, event, instance, pair, series, study
-
-SET_ASIDE = ("quarantined", "variant", "conflict", "replaced")
-"""Outcomes whose file lies in quarantine."""
-
-
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """The numbers of `status`."""
-
-    filed: int
-    duplicates: int
-    quarantined: int
-    skipped: int
-    studies: int
-    series: dict[str, int]
-    pairs: dict[str, int]
-
-
-def count_all(connection: Connection) -> Counts:
-    """Count instances, series, studies and pairs."""
-    outcomes = _grouped(connection, arrival.c.outcome)
-    states = _grouped(connection, series.c.state, series.c.instances > 0)
-    pairs = _grouped(connection, pair.c.state)
-    filed = connection.execute(sa.select(sa.func.count()).select_from(instance)).scalar_one()
-    studies = connection.execute(
-        sa.select(sa.func.count(sa.distinct(series.c.study_id))).where(series.c.instances > 0)
-    ).scalar_one()
-    return Counts(
-        filed=filed,
-        duplicates=outcomes.get("duplicate", 0),
-        quarantined=sum(outcomes.get(outcome, 0) for outcome in SET_ASIDE),
-        skipped=outcomes.get("skipped", 0),
-        studies=studies,
-        series=states,
-        pairs={name: pairs.get(name, 0) for name in ("ready", "held", "pending")},
-    )
-
-
-def filed_since(connection: Connection, at: str) -> int:
-    """Count the instances filed since a time (ISO 8601 UTC)."""
-    found = connection.execute(
-        sa.select(event.c.details).where(event.c.at >= at, event.c.kind == "filed")
-    ).scalars()
-    return sum(int(json.loads(details).get("instances", 0)) for details in found)
-
-
-def _grouped(
-    connection: Connection, column: sa.Column[Any], *conditions: sa.ColumnElement[bool]
-) -> dict[str, int]:
-    found = connection.execute(
-        sa.select(column, sa.func.count()).where(*conditions).group_by(column).order_by(column)
-    )
-    return {str(name): int(count) for name, count in found}
+from workers.index.glance import SET_ASIDE as SET_ASIDE
+from workers.index.tables import arrival, pair, series, study
 
 
 def list_studies(
@@ -140,11 +87,17 @@ def _series_of(connection: Connection, studies: list[int]) -> dict[int, list[dic
     return members
 
 
-def list_set_aside(connection: Connection, *, limit: int = 1000) -> list[dict[str, Any]]:
-    """List what lies in quarantine, newest first."""
+def list_set_aside(
+    connection: Connection, *, limit: int = 1000, behind: str | None = None
+) -> list[dict[str, Any]]:
+    """List what lies in quarantine, newest first; `behind` is the last entry of the page before."""
+    asked = [arrival.c.outcome.in_(SET_ASIDE)]
+    if behind is not None:
+        last = sa.select(arrival.c.id).where(arrival.c.entry == behind).scalar_subquery()
+        asked.append(arrival.c.id < last)
     found = connection.execute(
         sa.select(arrival)
-        .where(arrival.c.outcome.in_(SET_ASIDE))
+        .where(*asked)
         .order_by(arrival.c.id.desc())
         .limit(limit)
     )

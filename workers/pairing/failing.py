@@ -8,7 +8,6 @@ that makes it dies again and again (no memory, mostly), it is held after `MOST_D
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -18,24 +17,13 @@ from config.logs import get_logger
 from workers import clock
 from workers.filing.rows import insert_event
 from workers.index.engine import MetadataIndex
-from workers.index.tables import event, pair, study
+from workers.index.glance import DIED, FAILING, HELD
+from workers.index.tables import event, pair
 
 MOST_DEATHS = 5
 """So many processes may die over one generation of a pair."""
 
-FAILING, DIED, HELD = "pair-failing", "pair-maker-died", "pair-held"
-_MOST_SHOWN = 100
-
 log = get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class FailingPair:
-    """A pair that is wanted and could not be made yet."""
-
-    study: str
-    reason: str
-    at: str
 
 
 def note_failure(index: MetadataIndex, pair_id: int, generation: int, reason: str) -> None:
@@ -69,26 +57,6 @@ def note_death(index: MetadataIndex, pair_id: int, generation: int, reason: str)
         insert_event(connection, HELD, at, study_id=row.study_id,
                      generation=generation, reasons=words)  # fmt: skip
     log.warning("pair-held", reason="its makers died", generation=generation)
-
-
-def failing_pairs(connection: Connection) -> list[FailingPair]:
-    """List the pairs that are wanted and could not be made, with the last reason."""
-    rows = connection.execute(
-        sa.select(pair, study.c.study)
-        .join(study, study.c.id == pair.c.study_id)
-        .where(
-            pair.c.state == "pending",
-            pair.c.generation > pair.c.done_generation,
-            pair.c.generation > pair.c.failed_generation,
-        )
-        .limit(_MOST_SHOWN)
-    ).all()
-    found = []
-    for row in rows:
-        told = _told(connection, row, FAILING, DIED)
-        if told:
-            found.append(FailingPair(row.study, told[-1]["reason"], told[-1]["at"]))
-    return found
 
 
 def _wanted(connection: Connection, pair_id: int, generation: int) -> Any:
