@@ -1,18 +1,21 @@
 """Measure how many files a second `reindex` adopts, against med-imagetools' `index`.
 
     python benchmarks/reindex.py --peer ENV/bin/imgtools
-    python benchmarks/reindex.py --peer ENV/bin/imgtools --files 20000 --kilobytes 100 --repeats 2
+    python benchmarks/reindex.py --peer ENV/bin/imgtools --kilobytes 20 --repeats 3
 
-Both read the same tree of synthetic CT instances (Gradient shape, 200 a series) with the same
-number of processes, one after the other, each run from nothing; before each, the tree is read once,
-so that both find it in memory. Ours takes header and checksum of the whole file, commits durably
-and judges; theirs takes headers alone. Then both run again with nothing changed (theirs reads its
-own cache). `--no-pair`: the tree holds no PET. Prints files a second, and the ratios of each run.
+`python -m venv ENV && ENV/bin/pip install med-imagetools` makes the peer's environment. Both read
+the same tree of synthetic CT instances (Gradient shape, 200 a series, 4 series a patient) with the
+same number of processes, one after the other, each run from nothing, by turns ours or theirs first;
+before each, the tree is read once, so that both find it in memory. Ours takes header and checksum
+of the whole file, commits durably and judges; theirs takes headers alone. Then both run again with
+nothing changed (theirs reads its own cache). `--no-pair`: the tree holds no PET. Prints files a
+second, and the ratios of each run.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import ctypes
 import json
 import os
@@ -27,6 +30,7 @@ from contextlib import suppress
 from pathlib import Path
 
 FILES_A_SERIES = 200
+SERIES_A_STUDY = 4
 _SET_CHILD_SUBREAPER = 36  # prctl(2)
 
 
@@ -47,16 +51,19 @@ def deliver(tree: Path, files: int, kilobytes: int) -> int:
     noise = np.random.default_rng(1).integers(0, 4000, (side, side), dtype=np.uint16)
     dataset.PixelData = noise.tobytes()
     mark = "2.25." + "8" * 38
+    dataset.AccessionNumber = "A1"
     total = 0
     for series in range(-(-files // FILES_A_SERIES)):
-        dataset.PatientID = f"BENCH-{series // 4:05d}"
-        dataset.StudyInstanceUID = generate_uid(entropy_srcs=["study", str(series // 4)])
+        dataset.PatientID = f"BENCH-{series // SERIES_A_STUDY:05d}"
+        dataset.StudyInstanceUID = generate_uid(
+            entropy_srcs=["study", str(series // SERIES_A_STUDY)]
+        )
         dataset.SeriesInstanceUID = generate_uid(entropy_srcs=["series", str(series)])
         dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = mark
         buffer = io.BytesIO()
         dcmwrite(buffer, dataset, enforce_file_format=True)
         content = buffer.getvalue()
-        digits = f"{series // 4:05d}/00000/{series:05d}/00000"
+        digits = f"{series // SERIES_A_STUDY:05d}/00000/{series:05d}/00000"
         folder = tree / dataset.PatientID / "A1" / "studies" / digits
         folder.mkdir(parents=True)
         for number in range(min(FILES_A_SERIES, files - series * FILES_A_SERIES)):
@@ -87,10 +94,29 @@ def timed(command: list[str | Path]) -> tuple[float, float, str]:
     return time.monotonic() - began, worked, done.stdout
 
 
+def ours(top: Path, number: int, processes: int) -> list[str | Path]:
+    return [
+        sys.executable, "-P", "-m", "daemon", "reindex", "--root", top / f"site-{number}",
+        "--archive", top / "delivery", "--no-pair", "--json", "--processes", str(processes),
+    ]  # fmt: skip
+
+
+def theirs(peer: Path, top: Path, number: int, processes: int) -> list[str | Path]:
+    return [
+        peer, "index", "--dicom-dir", top / "delivery", "--output-dir", top / f"peer-{number}",
+        "--dataset-name", "data", "--n-jobs", str(processes),
+    ]  # fmt: skip
+
+
+def indexed_by_peer(top: Path, number: int) -> int:
+    with open(top / f"peer-{number}" / "data" / "index.csv", newline="") as table:
+        return sum(int(row["instances"]) for row in csv.DictReader(table))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--peer", type=Path, help="the program imgtools of med-imagetools")
-    parser.add_argument("--files", type=int, default=20_000)
+    parser.add_argument("--files", type=int, default=100_000)
     parser.add_argument("--kilobytes", type=int, default=100)
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--repeats", type=int, default=1)
@@ -100,39 +126,35 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=asked.folder) as folder:
         top = Path(folder)
         size = deliver(top / "delivery", asked.files, asked.kilobytes)
-        print(f"{asked.files:,} files, {size / 1e6:,.0f} MB, {asked.processes} processes")
+        series = -(-asked.files // FILES_A_SERIES)
+        print(f"{asked.files:,} CT files of {size / asked.files / 1024:,.0f} KB in {series:,} series "
+              f"of {-(-series // SERIES_A_STUDY):,} patients, {size / 1e6:,.0f} MB; "
+              f"{asked.processes} processes, {os.cpu_count()} processors, "
+              f"load {os.getloadavg()[0]:.1f}", flush=True)  # fmt: skip
         rates: dict[str, list[float]] = {}
         for number in range(asked.repeats):
             shutil.rmtree(top / "delivery" / ".petct", ignore_errors=True)
-            ours: list[str | Path] = [
-                sys.executable, "-P", "-m", "daemon", "reindex", "--root", top / f"site-{number}",
-                "--archive", top / "delivery", "--no-pair", "--json",
-                "--processes", str(asked.processes),
-            ]  # fmt: skip
-            runs = [("ours", ours)]
+            runs = [("ours", ours(top, number, asked.processes))]
             if asked.peer:
-                theirs: list[str | Path] = [
-                    asked.peer, "index", "--dicom-dir", top / "delivery",
-                    "--output-dir", top / f"peer-{number}", "--dataset-name", "data",
-                    "--n-jobs", str(asked.processes),
-                ]  # fmt: skip
-                runs.append(("peer", theirs))
-            for name, command in runs:
+                runs.append(("peer", theirs(asked.peer, top, number, asked.processes)))
+            for name, command in runs[:: 1 if number % 2 == 0 else -1]:
                 for again in ("", " again"):
                     warm(top / "delivery")
                     seconds, worked, told = timed(command)
-                    rates.setdefault(name + again, []).append(asked.files / seconds)
                     rate = asked.files / seconds
+                    rates.setdefault(name + again, []).append(rate)
                     took = f"{seconds:.1f} s ({worked:.1f} CPU)"
                     print(f"{name + again}: {took}, {rate:,.0f} files/s", flush=True)
                     if name == "ours":
                         found = json.loads(told)
                         assert found["unchanged" if again else "adopted"] == asked.files, found
-        ours_first, ours_again = rates["ours"], rates["ours again"]
-        pairs = zip(ours_again, ours_first, strict=True)
-        print(f"ours, again / first: {statistics.median(a / b for a, b in pairs):.1f}")
+                    else:
+                        assert indexed_by_peer(top, number) == asked.files
+        for name in dict.fromkeys(name.removesuffix(" again") for name in rates):
+            again = zip(rates[f"{name} again"], rates[name], strict=True)
+            print(f"{name}, again / first: {statistics.median(a / b for a, b in again):.1f}")
         if asked.peer:
-            ratios = [a / b for a, b in zip(ours_first, rates["peer"], strict=True)]
+            ratios = [a / b for a, b in zip(rates["ours"], rates["peer"], strict=True)]
             print(f"ours / peer: {', '.join(f'{one:.2f}' for one in ratios)}")
 
 
