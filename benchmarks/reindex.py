@@ -40,7 +40,7 @@ def deliver(tree: Path, files: int, kilobytes: int) -> int:
 
     import numpy as np
     from pydicom import dcmwrite
-    from pydicom.uid import generate_uid
+    from pydicom.uid import UID, generate_uid
 
     from workers.phantom.spec import PhantomSpec
     from workers.phantom.study import instance
@@ -54,16 +54,15 @@ def deliver(tree: Path, files: int, kilobytes: int) -> int:
     dataset.AccessionNumber = "A1"
     total = 0
     for series in range(-(-files // FILES_A_SERIES)):
-        dataset.PatientID = f"BENCH-{series // SERIES_A_STUDY:05d}"
-        dataset.StudyInstanceUID = generate_uid(
-            entropy_srcs=["study", str(series // SERIES_A_STUDY)]
-        )
+        study = series // SERIES_A_STUDY
+        dataset.PatientID = f"BENCH-{study:05d}"
+        dataset.StudyInstanceUID = generate_uid(entropy_srcs=["study", str(study)])
         dataset.SeriesInstanceUID = generate_uid(entropy_srcs=["series", str(series)])
-        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = mark
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = UID(mark)
         buffer = io.BytesIO()
         dcmwrite(buffer, dataset, enforce_file_format=True)
         content = buffer.getvalue()
-        digits = f"{series // SERIES_A_STUDY:05d}/00000/{series:05d}/00000"
+        digits = f"{study:05d}/00000/{series:05d}/00000"
         folder = tree / dataset.PatientID / "A1" / "studies" / digits
         folder.mkdir(parents=True)
         for number in range(min(FILES_A_SERIES, files - series * FILES_A_SERIES)):
@@ -126,11 +125,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=asked.folder) as folder:
         top = Path(folder)
         size = deliver(top / "delivery", asked.files, asked.kilobytes)
-        series = -(-asked.files // FILES_A_SERIES)
-        print(f"{asked.files:,} CT files of {size / asked.files / 1024:,.0f} KB in {series:,} series "
-              f"of {-(-series // SERIES_A_STUDY):,} patients, {size / 1e6:,.0f} MB; "
-              f"{asked.processes} processes, {os.cpu_count()} processors, "
-              f"load {os.getloadavg()[0]:.1f}", flush=True)  # fmt: skip
+        count = -(-asked.files // FILES_A_SERIES)
+        print(
+            f"{asked.files:,} CT files of {size / asked.files / 1024:,.0f} KB in {count:,} series "
+            f"of {-(-count // SERIES_A_STUDY):,} patients, {size / 1e6:,.0f} MB; "
+            f"{asked.processes} processes, {os.cpu_count()} processors, "
+            f"load {os.getloadavg()[0]:.1f}",
+            flush=True,
+        )
         rates: dict[str, list[float]] = {}
         for number in range(asked.repeats):
             shutil.rmtree(top / "delivery" / ".petct", ignore_errors=True)
@@ -150,9 +152,9 @@ def main() -> None:
                         assert found["unchanged" if again else "adopted"] == asked.files, found
                     else:
                         assert indexed_by_peer(top, number) == asked.files
-        for name in dict.fromkeys(name.removesuffix(" again") for name in rates):
-            again = zip(rates[f"{name} again"], rates[name], strict=True)
-            print(f"{name}, again / first: {statistics.median(a / b for a, b in again):.1f}")
+        for name in [name for name in rates if not name.endswith(" again")]:
+            both = zip(rates[f"{name} again"], rates[name], strict=True)
+            print(f"{name}, again / first: {statistics.median(a / b for a, b in both):.1f}")
         if asked.peer:
             ratios = [a / b for a, b in zip(rates["ours"], rates["peer"], strict=True)]
             print(f"ours / peer: {', '.join(f'{one:.2f}' for one in ratios)}")
