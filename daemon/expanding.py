@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from functools import partial
 
 from config.logs import get_logger
 from config.settings import Settings
@@ -16,6 +17,8 @@ from daemon.room import Room
 from workers.filing.expanding import expand_entry, waiting_archives
 from workers.filing.left import note_left, why_left
 from workers.index.engine import MetadataIndex
+from workers.spool.batches import EntryName
+from workers.spool.uploads import add_entries
 
 _LOOK_SECONDS = 1.0
 _AGAIN_SECONDS = 30.0
@@ -82,7 +85,7 @@ class ExpanderThread:
                     self._settings,
                     entry,
                     lambda: self._refusal(room),
-                    dispatcher.offer,
+                    partial(self._offer, dispatcher, entry.batch),
                     lambda: self._stop.wait(_PAUSE_SECONDS),
                 )
             # the thread's boundary: one archive must not hold up the others
@@ -93,6 +96,10 @@ class ExpanderThread:
                 note_left(self._settings.layout, entry, why_left(error))
                 self._not_before[entry.identifier] = time.monotonic() + _AGAIN_SECONDS
         return looked
+
+    def _offer(self, dispatcher: Dispatcher, batch: str, member: EntryName) -> None:
+        add_entries(self._settings.layout, batch, (member,))  # where the archive was uploaded
+        dispatcher.offer(member)
 
     def _refusal(self, room: Room) -> str | None:
         if self._stop.is_set():
