@@ -6,7 +6,8 @@ DaemonError
 ├── QueueServerAway      the queue server does not answer (a role waits for it, it never starts one)
 ├── TlsUnusable          certificate, key or client CA of the receiver cannot be used
 ├── AccessUnusable       password or token of the web page cannot be used
-└── UploadRefused        an upload is not taken, or not further
+├── UploadRefused        an upload is not taken, or not further
+└── Undelivered          a message was not taken by whom it is for
 """
 
 
@@ -50,3 +51,7 @@ class UploadRefused(DaemonError):
     def __init__(self, status: int, words: str) -> None:
         super().__init__(words)
         self.status = status
+
+
+class Undelivered(DaemonError):
+    """Somebody who is to be told could not be; the message names no address and no secret."""

@@ -30,6 +30,7 @@ _EXPORTING = "daemon.cli.exporting"
 _CHECKING = "daemon.cli.checking"
 _DEIDENTIFYING = "daemon.cli.deidentifying"
 _WEB = "daemon.cli.web"
+_NOTIFYING = "daemon.cli.notifying"
 _RUN, _LOOK, _OFF = "Run", "Look and act", "Without a daemon"
 
 COMMANDS = (
@@ -40,6 +41,7 @@ COMMANDS = (
     LazyCommand("work", _ROLES, "work", "Run one worker of one queue.", _RUN),
     LazyCommand("sweep", _ROLES, "sweep", "Run the sweeper alone.", _RUN),
     LazyCommand("web", _WEB, "web", "Run the web page alone.", _RUN),
+    LazyCommand("notify", _NOTIFYING, "notify", "Tell by webhook and e-mail, alone.", _RUN),
     LazyCommand("valkey", _ROLES, "valkey", "Run the private queue server alone.", _RUN),
     LazyCommand("status", _STATUS, "status", "Show what arrived and what waits.", _LOOK),
     LazyCommand("studies", _FINDING, "studies", "List the studies.", _LOOK),

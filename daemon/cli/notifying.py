@@ -1,0 +1,33 @@
+"""The command `notify`: who is to be told is told, or tried once."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from daemon.cli.options import Config, Root, settings_of
+
+
+def notify(
+    root: Root = None,
+    config: Config = None,
+    test: Annotated[
+        bool, typer.Option("--test", help="Send one message to each channel, and say how it went.")
+    ] = False,
+) -> None:
+    """Tell by webhook and e-mail what [notify] asks for, until it is told to stop."""
+    settings = settings_of(root, config)
+    from daemon.cli.roles import serve
+    from daemon.errors import Undelivered
+    from daemon.notifying.telling import greeting, run_notifier, senders_of
+
+    if not test:
+        serve(run_notifier, settings, "notify")
+        return
+    senders = senders_of(settings)
+    if not senders:
+        raise Undelivered("nobody is to be told: give notify.webhook.url or notify.email.host")
+    for sender in senders:
+        sender.send([greeting()])
+        typer.echo(f"{sender.name}: taken")
