@@ -37,7 +37,7 @@ from rq.timeouts import JobTimeoutException
 
 from workers import durable
 from workers.errors import StoreUnavailable
-from workers.filing import examining, meeting, protocol, quarantine
+from workers.filing import committing, examining, meeting, quarantine, taking
 from workers.filing.protocol import Filer
 from workers.header.facts import InstanceFacts
 from workers.index.engine import open_index
@@ -257,7 +257,7 @@ def test_what_was_rolled_back_is_not_reported(
 ) -> None:
     files = small_instances(tmp_path / "made", 3)
     world.put({str(number): content for number, content in enumerate(files)})
-    original = protocol.insert_event
+    original = committing.insert_event
     calls = []
 
     def failing(*arguments: Any, **options: Any) -> None:
@@ -266,7 +266,7 @@ def test_what_was_rolled_back_is_not_reported(
             raise sa.exc.OperationalError("INSERT", {}, OSError("disk I/O error"))
         original(*arguments, **options)
 
-    monkeypatch.setattr(protocol, "insert_event", failing)
+    monkeypatch.setattr(committing, "insert_event", failing)
     report = world.file()
     assert report.outcomes == {"filed": 3}
     world.check()
@@ -275,7 +275,7 @@ def test_what_was_rolled_back_is_not_reported(
 
 @pytest.mark.parametrize(
     ("module", "function"),
-    [(protocol, "examine"), (meeting, "compare_files"), (protocol, "insert_arrivals")],
+    [(taking, "examine"), (meeting, "compare_files"), (committing, "insert_arrivals")],
     ids=["examine", "compare", "insert"],
 )
 def test_a_job_that_runs_out_of_time_leaves_its_entries(

@@ -17,7 +17,7 @@ from filing_world import a_world, changed, other_pixels, small_instances
 from config.logs import configure_logging, get_logger, short
 from config.tables import LoggingSettings
 from daemon.processes import log_failing_threads
-from workers.filing import protocol
+from workers.filing import taking
 from workers.jobs import configure, file_now
 
 SECRETS = ("Geheimnis", "SECRETID", "SECRETACC", "SecretFolder", "SecretDescription")
@@ -87,7 +87,7 @@ def test_no_patient_is_named_while_a_batch_is_filed(
     }
     with a_world(tmp_path / "SecretFolder") as world:
         world.put(files)
-        original = protocol.known_arrivals
+        original = taking.known_arrivals
         calls = []
 
         def failing(*arguments: Any) -> Any:
@@ -96,7 +96,7 @@ def test_no_patient_is_named_while_a_batch_is_filed(
                 raise OSError(5, "I/O error", "SecretFolder/1")
             return original(*arguments)
 
-        monkeypatch.setattr(protocol, "known_arrivals", failing)
+        monkeypatch.setattr(taking, "known_arrivals", failing)
         place = configure(world.settings)
         file_now(place, world.waiting())
         place.close()

@@ -22,7 +22,7 @@ from filing_world import (
 )
 from running import wait_until
 
-from workers.filing import meeting, protocol
+from workers.filing import meeting, taking
 from workers.filing.examining import examine
 from workers.filing.poison import Hand
 
@@ -46,7 +46,7 @@ def test_an_entry_that_kills_three_workers_is_quarantined_and_the_others_are_fil
             die()
         return examine(file, name, source)
 
-    monkeypatch.setattr(protocol, "examine", deadly)
+    monkeypatch.setattr(taking, "examine", deadly)
 
     def run() -> None:
         world.file()

@@ -18,7 +18,8 @@ from workers.completeness.judging import PairWish, judge_studies
 from workers.completeness.postponing import FRESH_SECONDS, GrownSeries, may_wait
 from workers.errors import StoreUnavailable, WorkersError
 from workers.filing.left import why_left
-from workers.filing.protocol import Filer, FilingReport
+from workers.filing.protocol import Filer
+from workers.filing.report import FilingReport
 from workers.index.engine import MetadataIndex, open_index
 from workers.index.tables import pair as pair_table
 from workers.index.tables import series, study

@@ -8,12 +8,40 @@ from __future__ import annotations
 
 import errno
 import os
-from pathlib import Path
+from contextlib import ExitStack
+from pathlib import Path, PurePath
+from typing import Self
 
 from config.layout import Layout
 from workers import durable
 from workers.filing.work import Work
 from workers.rooted import LinkRefused, folder_below, is_file
+
+
+class OpenFolders:
+    """The folders that a batch is linked into, each opened once; no link below is followed."""
+
+    def __init__(self, archive: Path, mode: int) -> None:
+        self._archive = archive
+        self._mode = mode
+        self._stack = ExitStack()
+        self._open: dict[str, int] = {}
+
+    def open(self, inside: str) -> int:
+        """Return the descriptor of a folder below the archive, which is made where it is missing.
+
+        Raises LinkRefused where a link leads there.
+        """
+        if inside not in self._open:
+            way = folder_below(self._archive, PurePath(inside), self._mode)
+            self._open[inside] = self._stack.enter_context(way)
+        return self._open[inside]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
 
 
 class Linker:
@@ -28,23 +56,27 @@ class Linker:
 
         Raises FileExistsError where the name is taken, LinkRefused where a link leads there.
         """
-        temporary = self.temporary(work)
-        temporary.unlink(missing_ok=True)  # of a run that was killed
         archive = self._layout.archive
         inside = target.parent.relative_to(archive)
         with folder_below(archive, inside, self._layout.folder_mode) as folder:
-            try:
-                self._claim_inode(work)
-                os.link(work.path, target.name, dst_dir_fd=folder, follow_symlinks=False)
-            except OSError as error:
-                if error.errno not in durable.NO_LINK_ERRORS:
-                    raise
-                try:  # spool and archive on two file systems
-                    temporary.parent.mkdir(mode=0o700, exist_ok=True)
-                    durable.copy_new(work.path, temporary, self._layout.file_mode)
-                    os.link(temporary, target.name, dst_dir_fd=folder)
-                finally:
-                    temporary.unlink(missing_ok=True)
+            self.link_into(folder, work, target.name)
+
+    def link_into(self, folder: int, work: Work, name: str) -> None:
+        """Give an entry its name in an open folder. Raises FileExistsError where it is taken."""
+        try:
+            self._claim_inode(work)
+            os.link(work.path, name, dst_dir_fd=folder, follow_symlinks=False)
+        except OSError as error:
+            temporary = self.temporary(work)
+            temporary.unlink(missing_ok=True)  # of a run that was killed
+            if error.errno not in durable.NO_LINK_ERRORS:
+                raise
+            try:  # spool and archive on two file systems
+                temporary.parent.mkdir(mode=0o700, exist_ok=True)
+                durable.copy_new(work.path, temporary, self._layout.file_mode)
+                os.link(temporary, name, dst_dir_fd=folder)
+            finally:
+                temporary.unlink(missing_ok=True)
 
     def replace(self, work: Work, target: Path) -> None:
         """Put an entry in the place of the file that has its name."""

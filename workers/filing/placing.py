@@ -54,12 +54,36 @@ def place_instance(
     """
     patient = names.patient_name(facts.patient_id, facts.study_instance_uid, prefix)
     accession = names.accession_name(facts.accession_number, facts.study_instance_uid)
-    study_id = _study(connection, facts, patient.value, at)
+    study_id = _study(connection, facts, _shown(patient), at)
     series_id, new = _series(connection, facts, study_id, source, at, labels)
     patient_component = _component(connection, "", patient)
     home = f"{patient_component}/{_component(connection, patient_component, accession)}"
     folder_id, digits = _folder(connection, facts, study_id, series_id, home)
     return Place(study_id, series_id, folder_id, home, digits), new
+
+
+def find_place(connection: Connection, facts: InstanceFacts, *, prefix: str) -> Place | None:
+    """Find the place of an instance; None where anything must be made or noted for it first."""
+    patient = names.patient_name(facts.patient_id, facts.study_instance_uid, prefix)
+    accession = names.accession_name(facts.accession_number, facts.study_instance_uid)
+    known = connection.execute(
+        sa.select(series.c.id, series.c.study_id)
+        .join(study, study.c.id == series.c.study_id)
+        .where(
+            study.c.study == facts.study_instance_uid,
+            series.c.series == facts.series_instance_uid,
+            sa.or_(study.c["patient_ID"] == _shown(patient), study.c.two_patients),
+        )
+    ).first()
+    above = _known_component(connection, "", patient)
+    below = None if above is None else _known_component(connection, above, accession)
+    if known is None or below is None:
+        return None
+    home = f"{above}/{below}"
+    found = connection.execute(_folder_of(known.id, home)).first()
+    if found is None:
+        return None
+    return Place(known.study_id, known.id, int(found.id), home, str(found.digits))
 
 
 def place_adopted(
@@ -80,7 +104,7 @@ def place_adopted(
     """
     patient = names.patient_name(facts.patient_id, facts.study_instance_uid)
     accession = names.accession_name(facts.accession_number, facts.study_instance_uid)
-    study_id = _study(connection, facts, patient.value, at)
+    study_id = _study(connection, facts, _shown(patient), at)
     series_id, new = _series(connection, facts, study_id, source, at, labels)
     patient_folder, _, accession_folder = home.partition("/")
     for parent, name, value in (
@@ -107,9 +131,13 @@ def place_adopted(
     return Place(study_id, series_id, int(folder_id), home, digits), new
 
 
-def _study(connection: Connection, facts: InstanceFacts, patient: str, at: str) -> int:
+def _shown(patient: names.Named) -> str:
+    """Return the PatientID of a study's row: none where the name is ours, for an empty one."""
+    return "" if patient.value.startswith(" ") else patient.value
+
+
+def _study(connection: Connection, facts: InstanceFacts, shown: str, at: str) -> int:
     uid = facts.study_instance_uid
-    shown = "" if patient.startswith(" ") else patient  # a name of ours, for an empty PatientID
     insert_new(
         connection,
         study,
@@ -168,31 +196,32 @@ def _series(
 
 def _component(connection: Connection, parent: str, named: names.Named) -> str:
     """Return the component of a value; twins that differ only in case get a hash suffix."""
-    known = sa.select(component.c.name).where(
-        component.c.parent == parent, component.c.value == named.value
-    )
     for name in (named.name, names.with_suffix(named)):
-        found = connection.execute(known).scalar()
+        found = _known_component(connection, parent, named)
         if found is not None:
-            return str(found)
+            return found
         insert_new(
             connection, component, parent=parent, folded=name.lower(), name=name, value=named.value
         )
-    found = connection.execute(known).scalar()
+    found = _known_component(connection, parent, named)
     if found is None:
         raise DataError(f"no free folder name for {named.name!r}: its twins have taken both")
-    return str(found)
+    return found
+
+
+def _known_component(connection: Connection, parent: str, named: names.Named) -> str | None:
+    found: str | None = connection.execute(
+        sa.select(component.c.name).where(
+            component.c.parent == parent, component.c.value == named.value
+        )
+    ).scalar()
+    return found
 
 
 def _folder(
     connection: Connection, facts: InstanceFacts, study_id: int, series_id: int, home: str
 ) -> tuple[int, str]:
-    mine = (
-        sa.select(folder.c.id, folder.c.digits)
-        .where(folder.c.series_id == series_id, folder.c.home == home)
-        .order_by(folder.c.id)
-        .limit(1)
-    )
+    mine = _folder_of(series_id, home)
     found = connection.execute(mine).first()
     if found is not None:
         return int(found.id), str(found.digits)
@@ -215,6 +244,15 @@ def _folder(
         if found is not None:
             return int(found.id), str(found.digits)
     raise DataError("no free folder for this series: every one is taken by another series")
+
+
+def _folder_of(series_id: int, home: str) -> sa.Select[tuple[int, str]]:
+    return (
+        sa.select(folder.c.id, folder.c.digits)
+        .where(folder.c.series_id == series_id, folder.c.home == home)
+        .order_by(folder.c.id)
+        .limit(1)
+    )
 
 
 def _study_digits(connection: Connection, study_uid: str, study_id: int, home: str) -> str:

@@ -1,0 +1,149 @@
+"""Take entries out of the spool: locked, with where they come from, examined.
+
+Steps 1 and 6 of the filing protocol (protocol.py). Only errors of the data send an entry to
+quarantine here; errors of the system are the caller's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from config.logs import get_logger
+from config.settings import Settings
+from config.tables import SourcePolicy
+from workers.errors import DataError, Identifiable
+from workers.filing.examining import Instance, Skip, examine
+from workers.filing.expanding import is_archive
+from workers.filing.labels import labels_of
+from workers.filing.left import forget_left
+from workers.filing.poison import Hand
+from workers.filing.rows import known_arrivals
+from workers.filing.work import Work, lock_entry, quarantine_work
+from workers.index.engine import MetadataIndex
+from workers.spool.batches import BatchSource, EntryName, read_source
+
+if TYPE_CHECKING:
+    from workers.deidentify.entry import EntryDeidentifier
+
+log = get_logger(__name__)
+
+
+class _Poison(DataError):
+    """Reading this entry killed workers."""
+
+    code = "poison"
+
+
+class Taker:
+    """Lock and examine entries for one worker, and let them go when they are done."""
+
+    def __init__(self, index: MetadataIndex, settings: Settings) -> None:
+        self._index = index
+        self._settings = settings
+        self._layout = settings.layout
+        self._deidentifier: EntryDeidentifier | None = None
+
+    def take(
+        self, names: Sequence[EntryName], stack: ExitStack, hand: Hand
+    ) -> tuple[list[Work], int]:
+        """Lock entries until the stack ends; return those to file, and how many were not to be had.
+
+        What a killed worker had committed is let go here.
+        """
+        works = []
+        sources: dict[str, tuple[BatchSource, SourcePolicy]] = {}
+        for name in names:
+            path = name.where(self._layout)
+            # an archive has a thread of its own (filing/expanding.py), without a job's time limit
+            file = None if is_archive(name, path) else lock_entry(path)
+            if file is None:
+                continue
+            stack.enter_context(file)
+            if name.batch not in sources:
+                sources[name.batch] = self._source_of(name.batch)
+            source, policy = sources[name.batch]
+            labels = labels_of(name.path, self._settings.labels.pattern)
+            works.append(Work(name, path, file, source, policy=policy, labels=labels))
+        with self._index.read() as connection:
+            done = known_arrivals(connection, [work.identifier for work in works])
+        for work in works:
+            if work.identifier in done:  # killed between commit and unlink
+                self.let_go(work, hand)
+        return [work for work in works if work.identifier not in done], len(names) - len(works)
+
+    def let_go(self, work: Work, hand: Hand) -> None:
+        """Unlink an entry whose arrival the index knows."""
+        if work.policy.deidentify != "off":
+            self._deidentify_with().forget(work.identifier)
+        work.path.unlink(missing_ok=True)
+        hand.forget(work.identifier)
+        forget_left(self._layout, work.identifier)
+
+    def _source_of(self, batch: str) -> tuple[BatchSource, SourcePolicy]:
+        """Return where a batch came from, and what is done with what comes from there."""
+        try:
+            source = read_source(self._layout, batch)
+        except (FileNotFoundError, ValueError, TypeError):  # it was deleted, or is damaged
+            log.warning("batch-without-description", batch=batch)
+            return BatchSource(kind="folder"), self._strictest()
+        return source, self._settings.policy(
+            calling_ae=source.calling_ae,
+            called_ae=source.called_ae,
+            address=source.address,
+            folder=source.folder,
+        )
+
+    def _strictest(self) -> SourcePolicy:
+        """Return the policy for a batch of nobody knows where: it may be one to de-identify."""
+        policy = SourcePolicy.nowhere()
+        if any(one.deidentify != "off" for one in self._settings.sources):
+            policy = policy.model_copy(update={"deidentify": "dicognito"})
+        return policy
+
+    def examine(self, works: Sequence[Work], stack: ExitStack, hand: Hand) -> None:
+        """Read what each entry is; what cannot be filed is skipped or set aside."""
+        deadly = self._settings.filing.poison_deaths
+        for work in works:
+            try:
+                if hand.deaths(work.identifier) >= deadly:
+                    raise _Poison(f"{deadly} workers died while they read it")
+                with hand.holding(work.identifier):
+                    result = self._read(work, stack)
+                if isinstance(result, Skip):
+                    work.becomes("skipped", reason=result.reason)
+                else:
+                    work.found = result
+            except DataError as error:
+                quarantine_work(
+                    self._layout.quarantine, work, "quarantined", error.code, str(error)
+                )
+
+    def _read(self, work: Work, stack: ExitStack) -> Instance | Skip:
+        """Examine an entry, de-identified first where its source asks for that."""
+        path = work.entry.path
+        result = examine(work.file, path, work.source)
+        if work.policy.deidentify == "off" or isinstance(result, Skip):
+            return result
+        if work.source.kind == "folder" and not work.source.folder:
+            raise Identifiable("where it came from is lost, and it may be one to de-identify")
+        subject = work.labels.subject if work.policy.patient_id == "subject" else None
+        if subject == "":
+            raise Identifiable("its path names no subject to take the place of the PatientID")
+        with_key = self._deidentify_with()
+        done = with_key.deidentify(work.path, work.file, work.identifier, subject)
+        if done.file is not work.file:
+            stack.enter_context(done.file)
+            work.file = done.file
+        work.received = done.received
+        return examine(work.file, path, work.source)
+
+    def _deidentify_with(self) -> EntryDeidentifier:
+        """Open the de-identifier when it is first needed: it makes the seed."""
+        if self._deidentifier is None:
+            # dicognito takes a third of a second to load
+            from workers.deidentify.entry import EntryDeidentifier
+
+            self._deidentifier = EntryDeidentifier(self._layout, self._settings.seed_file)
+        return self._deidentifier
