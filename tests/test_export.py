@@ -14,6 +14,7 @@ import nbformat
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import sqlalchemy as sa
 from conftest import PROJECT
 from filing_world import World, changed, encoded, make_world, tiny
 from hypothesis import given, settings
@@ -198,6 +199,38 @@ def test_the_datalist_is_what_a_training_script_loads(paired: World, tmp_path: P
     (item,) = json.loads(target.read_text())["validation"]
     assert not Path(item["pet"]).is_absolute()
     assert (tmp_path / item["pet"]).is_file()
+
+
+def read_decathlon(path: Path, part: str) -> list[dict[str, str]]:
+    """Read a part as MONAI's load_decathlon_datalist does (1.6, with is_segmentation).
+
+    "image" and "label" count from the list's folder; any other text does where that is there.
+    """
+    read = []
+    for item in json.loads(path.read_text())[part]:
+        found = {}
+        for key, value in item.items():
+            place = os.path.normpath(os.path.join(path.parent, value))
+            joined = key in ("image", "label") or os.path.exists(place)
+            found[key] = place if joined else value
+        read.append(found)
+    return read
+
+
+@pytest.mark.parametrize("options", [(), ("--relative",)])
+def test_the_datalist_is_read_as_the_decathlons_are(
+    paired: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
+) -> None:
+    target = tmp_path / "lists" / "list.json"
+    run(paired, "export", "datalist", target, "--validation", 0, *options)
+    monkeypatch.chdir("/")  # whoever reads it stands anywhere
+    (item,) = read_decathlon(target, "training")
+    assert read_decathlon(target, "validation") == []
+    assert item["study"] == STUDY.study_uid
+    with paired.index.read() as connection:
+        folder = paired.layout.archive / connection.execute(sa.select(pair.c.folder)).scalar_one()
+    for name in ("ct", "pet"):
+        assert os.path.samefile(item[name], folder / f"{name}.npy")
 
 
 PAIRS = st.lists(

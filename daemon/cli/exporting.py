@@ -6,15 +6,16 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from config.settings import Settings
 from daemon.cli.options import Config, Root, settings_of
+from daemon.cli.progress import progress
 from workers.export.bundled import bundled
 from workers.export.datalist import ready_pairs, split_by_patient, write_datalist
 from workers.export.dictionary import (
@@ -104,13 +105,10 @@ def sample(
 ) -> None:
     """Write one study's pair, DICOM files and notebooks into a folder that can be given away."""
     settings = settings_of(root, config)
-    with _index(settings) as index, _bars() as bars:
-        task = bars.add_task("copying", total=None)
-
-        def advance(done: int, total: int) -> None:
-            bars.update(task, completed=done, total=total)
-
-        count = export_sample(index, settings.layout, study, out, bundled("notebooks"), advance)
+    with _index(settings) as index, progress() as step:
+        count = export_sample(
+            index, settings.layout, study, out, bundled("notebooks"), partial(step, "copying")
+        )
     _say(f"{out}: the pair, {count} DICOM files, two notebooks")
 
 
@@ -129,8 +127,8 @@ def omidb(
 ) -> None:
     """Write or refresh an OMI-DB: images, headers, clients and episodes."""
     settings = settings_of(root, config)
-    with _index(settings) as index, _bars() as bars:
-        task = bars.add_task("images", total=count_instances(index))
+    with _index(settings) as index, progress() as step:
+        total = count_instances(index)
         report = export_omidb(
             index,
             settings.layout,
@@ -138,7 +136,7 @@ def omidb(
             prefix=prefix,
             nbss=nbss,
             hard_links=hard_links,
-            advance=lambda images: bars.update(task, completed=images),
+            advance=lambda images: step("images", images, total),
         )
     _say(f"{out}: {report.clients} clients, {report.images:,} images, {report.written:,} new")
     if report.undated:
@@ -150,25 +148,18 @@ def omidb(
 @contextmanager
 def _rows(index: MetadataIndex, level: _Level) -> Iterator[Iterator[Mapping[str, Any]]]:
     """Give the rows of the dictionary, with a bar that counts series."""
-    with _bars() as bars:
-        task = bars.add_task("series", total=count_series(index))
+    total = count_series(index)
+    with progress() as step:
 
         def counted() -> Iterator[Mapping[str, Any]]:
-            last = None
+            last, done = None, 0
             for row in dictionary_rows(index, level.value):
                 if (row["study"], row["series"]) != last:
-                    last = (row["study"], row["series"])
-                    bars.advance(task)
+                    last, done = (row["study"], row["series"]), done + 1
+                    step("series", done, total)
                 yield row
 
         yield counted()
-
-
-def _bars() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-               TimeRemainingColumn())  # fmt: skip
-    console = Console(stderr=True)
-    return Progress(*columns, console=console, disable=not console.is_terminal)
 
 
 @contextmanager
