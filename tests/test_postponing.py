@@ -11,7 +11,7 @@ from filing_world import SENDER, World, a_world, encoded
 
 from workers import jobs
 from workers.completeness.postponing import FRESH_SECONDS, GrownSeries, may_wait
-from workers.index.tables import series
+from workers.index.tables import pair, series
 from workers.phantom.study import PhantomSpec, make_study
 from workers.spool.batches import BatchWriter
 
@@ -37,6 +37,7 @@ def test_while_more_comes_a_verdict_that_cannot_change_waits() -> None:
         replace(PET, role=None),
         replace(CT, role=None),
         replace(CT, two_patients=True),
+        replace(CT, beside_whole_pet=True),
     ],
 )
 def test_one_series_whose_verdict_may_change_is_enough_to_judge(one: GrownSeries) -> None:
@@ -72,3 +73,23 @@ def test_a_pet_is_complete_with_its_last_slice_although_its_sender_stays(world: 
     told = [current for _, current in states[:-1]]
     assert told[0] == 1, "the first is judged"
     assert not all(told), "and not each of those between"
+
+
+def test_a_pair_is_due_with_the_last_ct_slice_that_it_needs_although_its_sender_stays(
+    world: World,
+) -> None:
+    study = make_study(PhantomSpec(size="tiny"))
+    pet, ct = study.named("PET AC"), study.named("CT IMAGES")
+    place = jobs.Workplace(world.settings)
+    due = []
+    try:
+        with BatchWriter(world.layout, SENDER) as association:
+            for part in (pet, ct):
+                for number in range(part.count):
+                    content = encoded(part.dataset(number))
+                    jobs.file_now(place, [association.publish((content,))])
+                    due.append(sum(row.generation for row in world.rows(pair)))
+    finally:
+        place.close()
+    assert due[pet.count] == 0
+    assert due[-1] > 0, "with the sender there still"

@@ -16,6 +16,7 @@ from workers import clock, queues
 from workers.completeness.evidence import FactsMemory
 from workers.completeness.judging import PairWish, judge_studies
 from workers.completeness.postponing import FRESH_SECONDS, GrownSeries, may_wait
+from workers.completeness.series import SeriesState
 from workers.errors import StoreUnavailable, WorkersError
 from workers.filing.left import why_left
 from workers.filing.protocol import Filer
@@ -190,10 +191,17 @@ def _studies_to_judge(place: Workplace, report: FilingReport) -> set[int]:
     """Return the studies of a filed batch, but for those that may wait for the rest of it."""
     if not report.touched_series:
         return set()
+    pet = series.alias()
+    whole = sa.exists().where(
+        pet.c.study_id == series.c.study_id,
+        pet.c.modality == "PT",
+        pet.c.state == str(SeriesState.COMPLETE),
+    )
     with place.index.read() as connection:
         rows = connection.execute(
             sa.select(series.c.id, series.c.study_id, series.c.modality, series.c.role,
-                      series.c.instances, series.c.expected, study.c.two_patients)
+                      series.c.instances, series.c.expected, study.c.two_patients,
+                      whole.label("beside_whole_pet"))
             .join(study, study.c.id == series.c.study_id)
             .where(series.c.id.in_(report.touched_series))
             .order_by(series.c.study_id)
@@ -202,9 +210,10 @@ def _studies_to_judge(place: Workplace, report: FilingReport) -> set[int]:
     for study_id, mine in groupby(rows, key=lambda row: int(row.study_id)):
         touched = list(mine)
         grown = [
-            GrownSeries(row.modality, row.role, row.instances, row.expected, row.two_patients)
+            GrownSeries(row.modality, row.role, row.instances, row.expected, row.two_patients,
+                        row.beside_whole_pet)
             for row in touched
-        ]
+        ]  # fmt: skip
         replaced = any(row.id in report.replaced_in for row in touched)
         ago = place.judged_ago(study_id)
         if replaced or not may_wait(grown, more_comes=report.more_comes, judged_ago=ago):

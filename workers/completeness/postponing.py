@@ -25,6 +25,8 @@ class GrownSeries:
     expected: int | None
     two_patients: bool
     """Its study arrived under two PatientIDs."""
+    beside_whole_pet: bool = False
+    """Its study has a complete PET: as soon as a CT reaches over it, they are a pair."""
 
 
 def may_wait(grown: Iterable[GrownSeries], *, more_comes: bool, judged_ago: float | None) -> bool:
@@ -42,10 +44,11 @@ def may_wait(grown: Iterable[GrownSeries], *, more_comes: bool, judged_ago: floa
 def _may_be_whole(one: GrownSeries) -> bool:
     """Tell whether what arrived may have changed more than the count.
 
-    Only a PET says how many it will be; all others are complete when they are quiet (series.py).
+    Only a PET says how many it will be; all others are complete when they are quiet (series.py),
+    but a CT is enough for a PET that waits for it as soon as it reaches over it (coverage.py).
     """
     if one.role is None or one.two_patients:
         return True
     if one.modality != "PT":
-        return False
+        return one.modality == "CT" and one.beside_whole_pet
     return not Role(one.role).is_pet or one.expected is None or one.instances >= one.expected
