@@ -6,12 +6,11 @@ import io
 import re
 import struct
 from collections.abc import Callable, Iterable
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, cast
 
 from pydicom import charset, config
 from pydicom.datadict import tag_for_keyword
-from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 
 from workers import limits
@@ -59,6 +58,8 @@ _OWN_KEYWORDS = {
     "number_of_rr_intervals": "NumberOfRRIntervals",
 }
 _CHARACTER_SET = 0x00080005
+_REPEATED_BYTES = 1 << 13
+"""Sequences up to this size are decoded once: the slices of a series say the same in them."""
 # groups of the private elements that SUV needs, and their creators (pairing-science: SUVbw)
 KEPT_PRIVATE = {
     0x7053: ("Philips PET Private Group", (0x00, 0x09)),
@@ -109,9 +110,12 @@ def extract_facts(
     values.setdefault("sop_class_uid", fallback_class)
     for name in ("sop_instance_uid", "study_instance_uid", "series_instance_uid"):
         values.setdefault(name, "")
-    nested = _nested(walk, encoding)
-    if nested is not None:
-        values.update(sequence_facts(nested, reader.unreadable))
+    nested = _encoded_sequences(walk)
+    if nested:
+        read_nested = _repeated_facts if len(nested) <= _REPEATED_BYTES else _nested_facts
+        facts, unreadable = read_nested(nested, encoding)
+        values.update(facts)
+        reader.unreadable += unreadable
     if values.get("reference_frame") is None:
         values["reference_frame"] = values.get("frame_of_reference_uid")
     elif values.get("frame_of_reference_uid"):
@@ -236,23 +240,32 @@ def _tags() -> frozenset[int]:
     return frozenset({_tag_of(name) for name in names} | {_CHARACTER_SET} | SEQUENCES())
 
 
-def _nested(walk: Walk, encoding: Encoding) -> Dataset | None:
-    """Decode the kept sequences with pydicom, all in one small data set; None where are none."""
+def _encoded_sequences(walk: Walk) -> bytes:
+    """Return the kept sequences as one small encoded data set."""
     kept = [walk.elements[tag] for tag in sorted(SEQUENCES()) if tag in walk.elements]
-    encoded = b"".join(
+    return b"".join(
         element.encoded for element in kept if element.vr in (None, "SQ", "UN") and element.value
     )
-    if not encoded:
-        return None
+
+
+@lru_cache(maxsize=256)
+def _repeated_facts(encoded: bytes, encoding: Encoding) -> tuple[dict[str, Any], tuple[str, ...]]:
+    return _nested_facts(encoded, encoding)
+
+
+def _nested_facts(encoded: bytes, encoding: Encoding) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Decode sequences with pydicom; return fields of InstanceFacts, and what is unreadable."""
     config.settings.reading_validation_mode = config.IGNORE
     check_nesting(encoded, encoding)
     try:
-        return read_dataset(
+        nested = read_dataset(
             io.BytesIO(encoded), encoding.implicit_vr, encoding.little_endian, len(encoded)
         )
     except (ValueError, TypeError, KeyError, AttributeError, EOFError, struct.error,
             NotImplementedError, IndexError) as error:  # fmt: skip
         raise DataError(f"a sequence of the header cannot be read: {error}") from None
+    unreadable: list[str] = []
+    return sequence_facts(nested, unreadable), tuple(unreadable)
 
 
 def _encodings(element: RawElement | None) -> list[str]:
