@@ -166,11 +166,11 @@ def load_settings(
         Unknown key (with the nearest), bad value, unreadable file, no root.
     """
     environ = os.environ if environ is None else environ
-    values = _read_toml(config) if config else {}
+    values = given_by_file(config) if config else {}
     _refuse_unknown(values, str(config) if config else "the configuration")
     if config and isinstance(values.get("root"), str):
         values["root"] = config.parent / values["root"]  # relative to the file, not to the caller
-    _merge(values, _read_environment(environ))
+    _merge(values, given_by_environment(environ))
     _merge(values, dict(overrides or {}))
     if root is not None:
         values["root"] = root
@@ -198,7 +198,8 @@ def _shown(key: str, value: object) -> object:
     return "…" if key.endswith("url") and "@" in str(value) else value
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def given_by_file(path: Path) -> dict[str, Any]:
+    """Read what a TOML file says. Raises ConfigUnreadable."""
     try:
         with path.open("rb") as file:
             return tomllib.load(file)
@@ -226,7 +227,7 @@ def _refuse_unknown(values: Mapping[str, Any], where: str) -> None:
     walk(values, "")
 
 
-def _read_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+def given_by_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     """Read `PETCT_INGEST_…`; the library parses values, we refuse names that are none of ours."""
     known = {key.replace(".", "__").upper(): key for key in known_keys()}
     for name in environ:
@@ -270,4 +271,4 @@ def _table_of(annotation: Any) -> type[BaseModel] | None:
     return None
 
 
-__all__ = ["Settings", "known_keys", "load_settings"]
+__all__ = ["Settings", "given_by_environment", "given_by_file", "known_keys", "load_settings"]

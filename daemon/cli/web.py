@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -26,7 +27,8 @@ def run(context: typer.Context, root: Root = None, config: Config = None) -> Non
 
     bound = port_file(settings.layout)
     bound.unlink(missing_ok=True)
-    serve(run_web, settings, "web", bound, lambda: f"the page is at {address_of(settings)}")
+    service = partial(run_web, config=config)
+    serve(service, settings, "web", bound, lambda: f"the page is at {address_of(settings)}")
 
 
 @web.command()

@@ -14,19 +14,24 @@ from starlette.routing import BaseRoute, Mount
 from starlette.staticfiles import StaticFiles
 
 from config.settings import Settings
+from daemon.web import actions, events, health, metrics, uploads
 from daemon.web.access import logging_in
 from daemon.web.access.assembling import access_middleware
 from daemon.web.access.csrf import csrf_field
-from daemon.web.pages import overview
+from daemon.web.pages import held, overview, studies, study
+from daemon.web.pages import settings as settings_pages
 from daemon.web.reading import Installation
 from daemon.web.services import services
 from daemon.web.showing import page, templates
+from daemon.web.snapshot import Snapshots
 from daemon.web.telling import told
 from workers.errors import IndexUnusable
 
 
-def make_app(settings: Settings) -> Starlette:
+def make_app(settings: Settings, config: Path | None = None) -> Starlette:
     """Return the application of one installation; no index is opened before the first request.
+
+    `config` is the file that the settings were read from, where there is one.
 
     Raises AccessUnusable where the password or the token cannot be read.
     """
@@ -48,6 +53,9 @@ def make_app(settings: Settings) -> Starlette:
     )
     app.state.installation = installation
     app.state.settings = settings
+    app.state.config = config
+    app.state.snapshots = Snapshots(installation)
+    app.state.pulse = events.Pulse(installation)
     app.state.templates = templates()
     app.state.templates.globals |= {"csrf_field": csrf_field, "told": told}
     return app
@@ -56,7 +64,16 @@ def make_app(settings: Settings) -> Starlette:
 def _routes() -> list[BaseRoute]:
     return [
         *overview.ROUTES,
+        *studies.ROUTES,
+        *study.ROUTES,
+        *held.ROUTES,
+        *settings_pages.ROUTES,
+        *events.ROUTES,
         *logging_in.ROUTES,
+        *metrics.ROUTES,
+        *health.ROUTES,
+        *actions.ROUTES,
+        *uploads.ROUTES,
         Mount("/static", StaticFiles(directory=Path(__file__).parent / "static"), name="static"),
     ]
 

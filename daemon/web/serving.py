@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import uvicorn
+from starlette.applications import Starlette
 
 from config.layout import Layout
 from config.logs import get_logger
@@ -48,8 +49,8 @@ def address_of(settings: Settings) -> str:
     return f"{'https' if web.certificate else 'http'}://{host}:{port}/"
 
 
-def run_web(settings: Settings, stop: threading.Event) -> None:
-    """Serve the page until `stop` is set.
+def run_web(settings: Settings, stop: threading.Event, *, config: Path | None = None) -> None:
+    """Serve the page until `stop` is set; `config` is the file that the settings were read from.
 
     Raises TlsUnusable where certificate or key cannot be used.
     """
@@ -57,7 +58,8 @@ def run_web(settings: Settings, stop: threading.Event) -> None:
     if bound is None:
         return
     with bound:
-        server = uvicorn.Server(_server_config(settings))
+        app = make_app(settings, config)
+        server = uvicorn.Server(_server_config(app, settings))
         with _serving(server, bound, stop):
             port = bound.getsockname()[1]
             replace_file(port_file(settings.layout), f"{port}\n".encode("ascii"), 0o644)
@@ -65,6 +67,7 @@ def run_web(settings: Settings, stop: threading.Event) -> None:
             try:
                 stop.wait()
             finally:
+                app.state.pulse.stopping = True
                 port_file(settings.layout).unlink(missing_ok=True)
 
 
@@ -112,10 +115,10 @@ def _bind(web: WebSettings, stop: threading.Event) -> socket.socket | None:
     return None
 
 
-def _server_config(settings: Settings) -> uvicorn.Config:
+def _server_config(app: Starlette, settings: Settings) -> uvicorn.Config:
     web, root = settings.web, settings.layout.root
     config = uvicorn.Config(
-        make_app(settings),
+        app,
         http="h11",
         ws="none",
         loop="asyncio",

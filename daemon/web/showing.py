@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
 from daemon.web.reading import Installation
+from workers import clock
 
 PLACES = (
     ("/", "Overview"),
@@ -67,6 +68,8 @@ def templates() -> Environment:
         "size": size,
         "number": number,
         "plain": plain,
+        "ago": ago,
+        "until": until,
     }
     return environment
 
@@ -106,9 +109,19 @@ def size(count: float) -> str:
     unit = 0
     while count >= 999.5 and unit < len(_UNITS) - 1:
         count, unit = count / 1000, unit + 1
-    return f"{count:.0f} {_UNITS[unit]}" if unit == 0 or count >= 99.5 else (
-        f"{count:.1f} {_UNITS[unit]}"
-    )  # fmt: skip
+    digits = 0 if unit == 0 or count >= 99.5 else 1
+    return f"{count:.{digits}f} {_UNITS[unit]}"
+
+
+def ago(at: str) -> str:
+    """Show how long ago a time of the index was."""
+    return seconds(clock.seconds_since(at))
+
+
+def until(begin: str, end: str) -> str:
+    """Show how long it was from one time of the index to another."""
+    first, last = datetime.fromisoformat(begin), datetime.fromisoformat(end)
+    return seconds((last - first).total_seconds())
 
 
 def number(value: int | float | None) -> str:

@@ -14,7 +14,7 @@ from workers.index.queries import SET_ASIDE, list_studies
 from workers.index.tables import arrival, folder, instance, pair, series, study
 
 _STUDIES_A_PAGE = 200
-_MOST_SET_ASIDE = 10_000
+MOST_SET_ASIDE = 10_000
 _ESCAPE = "\\"
 
 
@@ -33,6 +33,10 @@ class WantedStudies:
     """An instance was filed then or later (ISO 8601 UTC)."""
     until: str | None = None
     """The last instance was filed before."""
+    source: str | None = None
+    """Some series of the study came from it; a part of the source's name."""
+    term: str | None = None
+    """A PatientID, accession number, description, each with `*`, or a StudyInstanceUID."""
 
     def conditions(self) -> list[sa.ColumnElement[bool]]:
         """Return what is asked of a row of study joined with its pair."""
@@ -45,6 +49,11 @@ class WantedStudies:
                     series.c.study_id == study.c.id, series.c.instances > 0, column == value
                 )
                 asked.append(member)
+        if self.source is not None:
+            sent = series.c.source.contains(self.source, autoescape=True)
+            asked.append(study.c.id.in_(sa.select(series.c.study_id).where(sent)))
+        if self.term is not None:
+            asked.append(_is_called(self.term))
         if self.state is not None:
             asked.append(pair.c.state == self.state)
         if self.since is not None:
@@ -60,6 +69,51 @@ def matches(column: sa.ColumnElement[Any], pattern: str) -> sa.ColumnElement[boo
         return column == pattern
     like = pattern.replace(_ESCAPE, _ESCAPE * 2).replace("%", r"\%").replace("_", r"\_")
     return column.like(like.replace("*", "%"), escape=_ESCAPE)
+
+
+def _is_called(term: str) -> sa.ColumnElement[bool]:
+    """Ask for studies that one of their names stands for."""
+    accessions = (
+        sa.select(series.c.study_id)
+        .join(folder, folder.c.series_id == series.c.id)
+        .where(matches(folder.c.accession_number, term))
+    )
+    return sa.or_(
+        study.c.study == term,
+        matches(study.c["patient_ID"], term),
+        matches(study.c.study_description, term),
+        study.c.id.in_(accessions),
+    )
+
+
+def page_of_studies(
+    connection: Connection, wanted: WantedStudies, limit: int, behind: int | None = None
+) -> list[dict[str, Any]]:
+    """Return studies as `list_studies` tells them, each with its row's `id`.
+
+    `behind` is the id of the last study of the page before.
+    """
+    asked = wanted.conditions()
+    if behind is not None:
+        row: Any = connection.execute(
+            sa.select(study.c.study, study.c.last_at).where(study.c.id == behind)
+        ).first()
+        if row is not None:
+            asked.append(_is_behind({"study": row.study, "last_at": row.last_at}))
+    return with_ids(connection, list_studies(connection, limit=limit, where=asked))
+
+
+def with_ids(connection: Connection, found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Give each study the `id` of its row, by which a page names it: a UID names a patient's."""
+    uids = [one["study"] for one in found]
+    rows = connection.execute(sa.select(study.c.study, study.c.id).where(study.c.study.in_(uids)))
+    ids = {row.study: row.id for row in rows}
+    return [one | {"id": ids[one["study"]]} for one in found]
+
+
+def uid_of(connection: Connection, study_id: int) -> str | None:
+    """Return the StudyInstanceUID of a row."""
+    return connection.execute(sa.select(study.c.study).where(study.c.id == study_id)).scalar()
 
 
 def find_studies(
@@ -108,7 +162,9 @@ def files_of(connection: Connection, uid: str) -> Iterator[str]:
     return (f"{row.home}/studies/{row.digits}/{row.file_name}" for row in rows)
 
 
-def set_aside_rows(connection: Connection, uid: str) -> Iterator[tuple[Any, bool]]:
+def set_aside_rows(
+    connection: Connection, uid: str, most: int = MOST_SET_ASIDE
+) -> Iterator[tuple[Any, bool]]:
     """Yield what lies in quarantine, newest first, and whether the study is known to hold its UID.
 
     Of the others only the reason beside the file can tell which study they are of.
@@ -124,7 +180,7 @@ def set_aside_rows(connection: Connection, uid: str) -> Iterator[tuple[Any, bool
         sa.select(arrival, sa.exists(own).label("own"))
         .where(arrival.c.outcome.in_(SET_ASIDE))
         .order_by(arrival.c.id.desc())
-        .limit(_MOST_SET_ASIDE)
+        .limit(most)
     )
     return ((row, bool(row.own)) for row in rows)
 
