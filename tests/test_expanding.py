@@ -5,17 +5,24 @@ from __future__ import annotations
 import bz2
 import gzip
 import io
+import os
 import tarfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import odd_archives as odd
 import pytest
 from filing_world import FOLDER, World, die, encoded, in_child, make_world, tiny, uid_of
 
-from workers import durable
+from workers import durable, limits
+from workers.archives.members import Bounds
+from workers.archives.opening import open_archive
 from workers.errors import StoreUnavailable
+from workers.filing import expanding
 from workers.filing.ahead import Ahead
 from workers.filing.expanding import Expansion, expand_entry, waiting_archives
 from workers.index.tables import event, series
@@ -257,3 +264,94 @@ def test_a_stop_ends_a_wait_for_filing_and_the_next_start_goes_on(world: World) 
     expand_all(world)
     world.file_all()
     assert world.outcomes() == {"expanded": 1, "filed": 4}
+
+
+GOOD = {"good.dcm": encoded(tiny("PET AC", 7))}
+
+
+def damaged_zip() -> bytes:
+    content = bytearray(odd.zipped(GOOD | {"x.dcm": bytes(900)}, compression=zipfile.ZIP_STORED))
+    content[content.index(bytes(900)) + 5] = 1
+    return bytes(content)
+
+
+def linked_tar() -> bytes:
+    heads = (odd.tar_header("link.dcm", 0, tarfile.SYMTYPE, "/etc/passwd")
+             + odd.tar_header("hard.dcm", 0, tarfile.LNKTYPE, "good.dcm")
+             + odd.tar_header("null", 0, tarfile.CHRTYPE))  # fmt: skip
+    return heads + tar(GOOD)
+
+
+BAD: dict[str, tuple[str, Callable[[], bytes], str]] = {
+    "a member of zeros": (
+        "a.zip", lambda: odd.zipped(GOOD | {"b.dcm": bytes(96 << 20)}), "250 times its size",
+    ),
+    "a tar of zeros": (
+        "a.tgz", lambda: gzip.compress(tar(GOOD | {"b": bytes(96 << 20)}), 6), "250 times its size",
+    ),
+    "zips in zips": (
+        "a.zip", lambda: odd.zipped(GOOD | {"42.zip": odd.forty_two()}), "4 levels deep",
+    ),
+    "too deep": (
+        "a.tgz", lambda: odd.packed(".tgz", GOOD | {"a.tgz": odd.nested(9, ".tgz")}), "4 levels",
+    ),
+    "links and devices": ("a.tar", linked_tar, "link.dcm: a link"),
+    "links in a zip": (
+        "a.zip", lambda: odd.zipped(GOOD | {"in.zip": odd.linked_zip()}), "link.dcm: a link",
+    ),
+    "encrypted": (
+        "a.zip", lambda: odd.zipped(GOOD | {"in.zip": odd.encrypted_zip()}), "it is encrypted",
+    ),
+    "cut": (
+        "a.tar.gz", lambda: gzip.compress(tar(GOOD | {"n.dcm": os.urandom(20_000)}))[:-9000],
+        "data is cut",
+    ),
+    "damaged": ("a.zip", damaged_zip, "x.dcm: a member's checksum"),
+    "one inside is damaged": (
+        "a.tar", lambda: tar(GOOD | {"in.tgz": gzip.compress(tar(slices(1)))[:40]}), "in.tgz",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_of_a_bad_archive_the_readable_is_filed_and_it_is_kept_with_its_reason(
+    world: World, what: str
+) -> None:
+    name, make, words = BAD[what]
+    content = make()
+    (entry,) = world.put({name: content})
+    (found,) = expand_all(world)
+    world.file_all()
+    assert not found.is_whole
+    assert GOOD["good.dcm"] in world.tree().values()
+    row = world.outcome_of(entry)
+    assert (row.outcome, row.code) == ("quarantined", "archive")
+    assert words in row.reason
+    assert words in world.reason_of(entry)["reason"]
+    assert world.kept_bytes(entry) == content
+    world.check()
+
+
+def test_an_archive_of_too_many_members_is_taken_as_far_as_the_limit(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = Bounds(members=replace(limits.MEMBERS, maximum=3))
+    monkeypatch.setattr(expanding, "open_archive", partial(open_archive, bounds=few))
+    (entry,) = world.put({"a.tgz": packed(".tgz", slices(5))})
+    expand_all(world)
+    world.file_all()
+    assert world.outcomes() == {"quarantined": 1, "filed": 3}
+    assert "more than 3 members" in world.outcome_of(entry).reason
+
+
+def test_what_a_cut_archive_lacked_comes_with_the_whole_one(world: World) -> None:
+    files = slices(4)
+    whole = packed(".tar.gz", files)
+    world.put({"scan.tar.gz": whole[: len(whole) // 2]})
+    expand_all(world)
+    first = world.file_all().filed
+    assert 0 < first < 4
+    world.put({"scan.tar.gz": whole})
+    expand_all(world)
+    world.file_all()
+    assert world.outcomes() == {"quarantined": 1, "expanded": 1, "filed": 4, "duplicate": first}

@@ -35,6 +35,7 @@ folder = "inbox"
 deidentify = "dicognito"
 patient_id = "subject"
 """
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 ROLES = "valkey,sweep,watch,filing,pairing"
 FIRST, SECOND = "EPL31_LHS_0001", "EPL31_LHS_0002"
 SESSIONS = {
@@ -64,6 +65,8 @@ class Drop:
         self.files: dict[str, bytes] = {}
         self.originals: list[Dataset] = []
         self.archives = 0
+        self.slow = 0
+        """Arrivals that the .tar.bz2 makes: its members and itself."""
         for session, (subject, patient, study) in SESSIONS.items():
             self._session(f"{subject}/imaging/{session}", patient, study)
 
@@ -90,6 +93,7 @@ class Drop:
         elif patient == 1:
             self._pack(f"{place}/t1w_scan.tgz", t1w | more)
             self._pack(f"{place}/dwi_scan.tar.bz2", dwi | seg)
+            self.slow = len(dwi | seg) + 1
         else:
             self._loose(place, t1w)
             self._pack(f"{place}/dwi_scan.zip", dwi)
@@ -115,11 +119,14 @@ class Drop:
                     archive.addfile(info, io.BytesIO(content))
         self.files[path] = buffer.getvalue()
 
-    def write(self, folder: Path) -> None:
+    def write(self, folder: Path, but: str) -> bytes:
+        """Write all files but one, and return that one's bytes."""
         for name, content in self.files.items():
-            path = folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
+            if name != but:
+                path = folder / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+        return self.files[but]
 
 
 @pytest.fixture(scope="module")
@@ -134,11 +141,20 @@ def taken(drop: Drop, tmp_path_factory: pytest.TempPathFactory) -> tuple[Install
     one.root.mkdir()
     config = one.root / "config.toml"
     config.write_text(CONFIG)
-    drop.write(one.folder / "input")
+    slow = next(name for name in drop.files if name.endswith(".bz2"))
+    whole = drop.write(one.folder / "input", but=slow)
     total = len(drop.originals) + drop.archives
     with one.run("--config", str(config), "--roles", ROLES) as process:
-        subprocess.run(["cp", "-r", one.folder / "input", one.inbox], check=True, timeout=60)
-        wait_until(lambda: one.arrived() >= total, 60, "every file filed")
+        place = one.inbox / "input" / slow
+        place.parent.mkdir(parents=True)
+        with open(place, "wb") as writing:
+            writing.write(whole[:2000])
+            writing.flush()
+            subprocess.run(["cp", "-r", one.folder / "input", one.inbox], check=True, timeout=60)
+            wait_until(lambda: one.arrived() >= total - drop.slow, 100, "all that is whole filed")
+            assert place.exists(), "an archive that is still being written is left alone"
+            writing.write(whole[2000:])
+        wait_until(lambda: one.arrived() >= total, 100, "every file filed")
         wait_until(
             lambda: one.ask("select count(*) from pair where state = 'ready'") == [(3,)],
             60, "three pairs",
