@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from pydicom import charset, config
 from pydicom.datadict import tag_for_keyword
+from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 
 from workers import limits
@@ -110,12 +111,9 @@ def extract_facts(
     values.setdefault("sop_class_uid", fallback_class)
     for name in ("sop_instance_uid", "study_instance_uid", "series_instance_uid"):
         values.setdefault(name, "")
-    nested = _encoded_sequences(walk)
-    if nested:
-        read_nested = _repeated_facts if len(nested) <= _REPEATED_BYTES else _nested_facts
-        facts, unreadable = read_nested(nested, encoding)
-        values.update(facts)
-        reader.unreadable += unreadable
+    nested, unreadable = _nested_facts(walk, encoding)
+    values.update(nested)
+    reader.unreadable += unreadable
     if values.get("reference_frame") is None:
         values["reference_frame"] = values.get("frame_of_reference_uid")
     elif values.get("frame_of_reference_uid"):
@@ -240,32 +238,46 @@ def _tags() -> frozenset[int]:
     return frozenset({_tag_of(name) for name in names} | {_CHARACTER_SET} | SEQUENCES())
 
 
-def _encoded_sequences(walk: Walk) -> bytes:
-    """Return the kept sequences as one small encoded data set."""
+_Nested = tuple[dict[str, Any], tuple[str, ...]]
+"""Fields of InstanceFacts, and the keywords of what could not be read."""
+
+
+def _nested_facts(walk: Walk, encoding: Encoding) -> _Nested:
+    """Read the kept sequences."""
     kept = [walk.elements[tag] for tag in sorted(SEQUENCES()) if tag in walk.elements]
-    return b"".join(
+    encoded = b"".join(
         element.encoded for element in kept if element.vr in (None, "SQ", "UN") and element.value
     )
+    if not encoded:
+        return {}, ()
+    if len(encoded) <= _REPEATED_BYTES:
+        return _repeated_facts(encoded, encoding)
+    nested = _decoded(encoded, encoding)
+    del encoded  # it may be large, and is in `nested` once more
+    return _facts_of(nested)
 
 
 @lru_cache(maxsize=256)
-def _repeated_facts(encoded: bytes, encoding: Encoding) -> tuple[dict[str, Any], tuple[str, ...]]:
-    return _nested_facts(encoded, encoding)
+def _repeated_facts(encoded: bytes, encoding: Encoding) -> _Nested:
+    return _facts_of(_decoded(encoded, encoding))
 
 
-def _nested_facts(encoded: bytes, encoding: Encoding) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Decode sequences with pydicom; return fields of InstanceFacts, and what is unreadable."""
+def _facts_of(nested: Dataset) -> _Nested:
+    unreadable: list[str] = []
+    return sequence_facts(nested, unreadable), tuple(unreadable)
+
+
+def _decoded(encoded: bytes, encoding: Encoding) -> Dataset:
+    """Decode sequences with pydicom, all in one small data set."""
     config.settings.reading_validation_mode = config.IGNORE
     check_nesting(encoded, encoding)
     try:
-        nested = read_dataset(
+        return read_dataset(
             io.BytesIO(encoded), encoding.implicit_vr, encoding.little_endian, len(encoded)
         )
     except (ValueError, TypeError, KeyError, AttributeError, EOFError, struct.error,
             NotImplementedError, IndexError) as error:  # fmt: skip
         raise DataError(f"a sequence of the header cannot be read: {error}") from None
-    unreadable: list[str] = []
-    return sequence_facts(nested, unreadable), tuple(unreadable)
 
 
 def _encodings(element: RawElement | None) -> list[str]:
