@@ -16,7 +16,7 @@ from typing import Any
 
 import odd_archives as odd
 import pytest
-from filing_world import FOLDER, World, die, encoded, in_child, make_world, tiny, uid_of
+from filing_world import FOLDER, World, a_world, die, encoded, in_child, make_world, tiny, uid_of
 
 from workers import durable, limits
 from workers.archives.members import Bounds
@@ -355,3 +355,20 @@ def test_what_a_cut_archive_lacked_comes_with_the_whole_one(world: World) -> Non
     expand_all(world)
     world.file_all()
     assert world.outcomes() == {"quarantined": 1, "expanded": 1, "filed": 4, "duplicate": first}
+
+
+def test_of_a_de_identified_source_no_members_name_is_told(tmp_path: Path) -> None:
+    source = {"folder": FOLDER.folder, "deidentify": "dicognito"}
+    with a_world(tmp_path / "site", sources=[source]) as world:
+        inner = odd.encrypted_zip().replace(b"secret.dcm", b"DOEJAN.dcm")
+        (entry,) = world.put({"DOEJAN.zip": odd.zipped(GOOD | {"DOEJAN.zip": inner})})
+        expand_all(world)
+        world.file_all()
+        assert world.outcome_of(entry).code == "archive"
+        assert world.counts().filed == 1
+        world.close()
+        told = b"".join(path.read_bytes() for path in world.layout.root.glob("index.sqlite*"))
+        told += b"".join(
+            path.read_bytes() for path in world.layout.archive.rglob("*") if path.is_file()
+        )
+        assert b"DOEJAN" not in told
