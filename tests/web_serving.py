@@ -69,12 +69,12 @@ def served(settings: Settings) -> Iterator[Served]:
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, name="page")
         thread.start()
+        one = Served(app, bound.getsockname()[1])
         try:
             wait_until(lambda: server.started or not thread.is_alive(), 10, "a page")
-            one = Served(app, bound.getsockname()[1])
             yield one
+        finally:
             for client in one.clients:
                 client.close()
-        finally:
             server.should_exit = True
             thread.join(20)
