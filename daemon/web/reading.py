@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import threading
+from contextlib import suppress
 
 from config.settings import Settings
+from daemon.web.taking import FOLDER
 from workers.index.engine import MetadataIndex, open_index
+from workers.spool.batches import BatchSource
+
+_KINDS = ("folder", "archive")
 
 
 class Installation:
@@ -15,6 +21,10 @@ class Installation:
         self.settings = settings
         self._lock = threading.Lock()
         self._index: MetadataIndex | None = None
+        paths = [*(watch.path for watch in settings.watched), settings.layout.root / FOLDER]
+        self._folders = {
+            BatchSource(kind="folder", folder=os.fspath(path)).key: path for path in paths
+        }
 
     @property
     def index(self) -> MetadataIndex:
@@ -23,6 +33,19 @@ class Installation:
             if self._index is None:
                 self._index = open_index(self.settings)
             return self._index
+
+    def called(self, source: str) -> str:
+        """Name a source for people: the index knows a folder by its hash alone."""
+        kind, _, digits = source.partition(":")
+        path = self._folders.get(f"folder:{digits}") if kind in _KINDS else None
+        return f"{kind} {path}" if path else source
+
+    @property
+    def port(self) -> int:
+        """The port of the receiver, as it is or as it is set."""
+        with suppress(OSError, ValueError):
+            return int((self.settings.layout.run / "receiver.port").read_text("ascii"))
+        return self.settings.receiver.port
 
     def close(self) -> None:
         with self._lock:

@@ -36,6 +36,7 @@ def page(request: Request, name: str, status: int = 200, **context: Any) -> HTML
         path=request.url.path,
         places=places(request),
         zone=zone(),
+        called=installation(request).called,
         **context,
     )
     return HTMLResponse(shown, status_code=status)

@@ -25,7 +25,7 @@ def sources(request: Request) -> Response:
     ]
     return page(
         request, "sources.html", sources=found, watched=settings.watched, policies=policies,
-        receiver=settings.receiver,
+        receiver=settings.receiver, port=here.port,
     )  # fmt: skip
 
 
