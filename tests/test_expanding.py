@@ -187,8 +187,10 @@ def test_without_room_it_waits_and_then_goes_on(world: World) -> None:
         expand_all(world, refusal=lambda: next(answers))
     world.file_all()
     assert world.counts().filed == 2
-    (found,) = expand_all(world)
+    offered: list[str] = []
+    (found,) = expand_all(world, offer=lambda entry: offered.append(entry.path))
     world.file_all()
+    assert offered == ["scan.tar/t1w/IM2", "scan.tar/t1w/IM3"], "what is filed comes no second time"
     assert found.members == 4
     assert world.outcomes() == {"expanded": 1, "filed": 4}
 

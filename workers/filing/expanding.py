@@ -72,6 +72,7 @@ class Expansion:
 class _Intake:
     """Whoever takes the members."""
 
+    index: MetadataIndex
     refusal: Callable[[], str | None]
     offer: Callable[[EntryName], None]
     pause: Callable[[], object]
@@ -85,6 +86,16 @@ class _Intake:
             if not self.ahead.is_too_far():
                 return
             self.pause()
+
+    def took(self, batch: BatchWriter, path: str) -> bool:
+        """Tell whether a member came before a kill or a refusal: it waits still, or is filed."""
+        if batch.has(path):  # perhaps not durable yet
+            durable.fsync_folder((batch.folder / path).parent)
+            self.ahead.add(batch.folder / path)
+            return True
+        identifier = EntryName(batch.name, path).identifier
+        with self.index.read() as connection:
+            return bool(known_arrivals(connection, [identifier]))
 
 
 def is_archive(entry: EntryName, path: Path) -> bool:
@@ -135,7 +146,7 @@ def expand_entry(
         found = Expansion(_batch_name(entry))
         if not done:
             source = _source_of(settings, entry)
-            intake = _Intake(refusal, offer, pause, ahead or Ahead())
+            intake = _Intake(index, refusal, offer, pause, ahead or Ahead())
             _expand(settings, entry, path, source, found, intake)
             _commit(index, settings, Work(entry, path, file, source), found)
         path.unlink(missing_ok=True)
@@ -164,6 +175,7 @@ def _expand(
     )
     temporary = layout.incoming / f"expand-{entry.identifier}"
     members = open_archive(path, scratch=layout.incoming)
+    again = True
     with BatchWriter(layout, inside, name=found.batch) as batch:
         for one in members:
             if isinstance(one, Finding):
@@ -172,9 +184,7 @@ def _expand(
             intake.wait()
             place = f"{entry.path}/{one.path}"
             found.members += 1
-            if batch.has(place):  # from before a kill, which may have come before this
-                durable.fsync_folder((batch.folder / place).parent)
-                intake.ahead.add(batch.folder / place)
+            if again and intake.took(batch, place):
                 continue
             temporary.unlink(missing_ok=True)
             try:
@@ -183,6 +193,7 @@ def _expand(
                 found.members -= 1
                 found.note(Finding(one.name, error.code, str(error)))
                 continue
+            again = False  # members are published in order: none behind this one ever was
             member = batch.adopt(temporary, place)
             intake.ahead.add(batch.folder / place)
             intake.offer(member)
