@@ -103,7 +103,7 @@ def ours(folder: Path) -> Iterator[Peer]:
         contextlib.closing(sqlite3.connect(f"file:{index}?mode=ro", uri=True)) as connection,
     ):
         wait_until(lambda: any("filing" in name for _, name in processes(pid)), 30, "a worker")
-        time.sleep(1)  # all have loaded
+        await_rest(pid)
         newest = "SELECT coalesce(max(id), 0) FROM instance"
         before = connection.execute(newest).fetchone()[0]
         yield Peer(port, pid, lambda: int(connection.execute(newest).fetchone()[0]) - before)
@@ -150,6 +150,14 @@ def measure(peer: Peer, groups: list[list[Path]]) -> Run:
     wait_until(lambda: peer.count() == files, 120, "the last row")
     indexed = time.perf_counter() - began
     return Run(files, answered, indexed, worked(peer.pid) - before)
+
+
+def await_rest(pid: int) -> None:
+    """Wait until a system has loaded, and works on nothing more."""
+    last: Counter[str] | None = None
+    while (now := worked(pid)) != last:
+        last = now
+        time.sleep(1)
 
 
 def wait_until(holds: Callable[[], bool], seconds: float, what: str) -> None:
