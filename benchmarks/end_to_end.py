@@ -56,13 +56,13 @@ class Peer:
     count: Callable[[], int]
 
 
-def study(folder: Path, instances: int) -> list[Path]:
+def study(folder: Path, instances: int, first_patient: int = 1) -> list[Path]:
     """Write a phantom study of CT and PET slices, half each; return its files in turn."""
     from workers.phantom.spec import PhantomSpec
     from workers.phantom.study import write_study
 
     both = []
-    for patient in range(1, 1 + -(-instances // 1200)):
+    for patient in range(first_patient, first_patient + -(-instances // 1200)):
         place = folder / f"{patient}"
         spec = PhantomSpec(patient, size="whole-body")
         write_study(spec, place, only=("CT IMAGES", "PET AC"))
