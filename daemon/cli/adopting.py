@@ -7,9 +7,8 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from contextlib import contextmanager
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated
 
@@ -26,6 +25,7 @@ from workers.adopting.finishing import (
     take_over_pairs,
     wished_pairs,
 )
+from workers.adopting.helpers import open_helpers
 from workers.adopting.reindexing import ReindexReport, reindex, survey
 from workers.adopting.walking import count_files
 from workers.completeness.judging import PairWish
@@ -125,7 +125,7 @@ def _make_pairs(
     """Make pairs in processes of their own, whose memory goes with them."""
     outcomes: dict[str, int] = {}
     workers = max(1, min(processes, settings.pairing.workers, len(wishes)))
-    with ProcessPoolExecutor(workers, mp_context=get_context("forkserver")) as pool:
+    with open_helpers(workers, "workers.pairing.making") as pool:
         begun = [pool.submit(_make_one, settings, one.pair_id, one.generation) for one in wishes]
         for number, future in enumerate(as_completed(begun), 1):
             outcome = future.result()

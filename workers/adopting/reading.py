@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from workers.adopting.helpers import open_helpers
 from workers.adopting.walking import Finding, FindingCode, FoundFile
 from workers.errors import DataError
 from workers.filing.examining import Instance, Skip, examine
@@ -64,14 +64,8 @@ def open_readers(archive: Path, processes: int) -> Iterator[Readers]:
     if processes <= 1:
         yield Readers(archive, None)
         return
-    # not fork: this process has an open database and threads of its progress bar
-    context = get_context("forkserver")
-    context.set_forkserver_preload([__name__])  # pydicom is loaded once for all of them
-    with ProcessPoolExecutor(processes, mp_context=context) as pool:
-        try:
-            yield Readers(archive, pool)
-        finally:
-            pool.shutdown(cancel_futures=True)
+    with open_helpers(processes, __name__) as pool:
+        yield Readers(archive, pool)
 
 
 def read_files(archive: Path, files: Sequence[tuple[str, FoundFile]]) -> list[ReadFile | Finding]:
