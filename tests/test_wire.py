@@ -30,10 +30,9 @@ def receiver(settings):
         yield one
 
 
-@pytest.fixture
-def reference(monkeypatch):
-    """The port of pynetdicom's own SCP, and what it was sent."""
-    monkeypatch.setattr(_config, "UNRESTRICTED_STORAGE_SERVICE", True)
+@pytest.fixture(scope="module")
+def their_scp():
+    """pynetdicom's own SCP, and what it was sent; to stop it takes half a second."""
     entity = AE(ae_title="PETCT_INGEST")
     entity.maximum_pdu_size = MAXIMUM_PDU
     entity.add_supported_context(wire.CT, [wire.EXPLICIT, wire.IMPLICIT])
@@ -49,6 +48,14 @@ def reference(monkeypatch):
     )
     yield server.server_address[1], stored
     server.shutdown()
+
+
+@pytest.fixture
+def reference(their_scp, monkeypatch):
+    """The port of pynetdicom's own SCP, and what this test sends it."""
+    monkeypatch.setattr(_config, "UNRESTRICTED_STORAGE_SERVICE", True)
+    their_scp[1].clear()
+    return their_scp
 
 
 def pieces(value, size):

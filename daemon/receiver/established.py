@@ -53,6 +53,7 @@ _P_DATA, _RELEASE_RQ, _ABORT = 0x04, 0x05, 0x07
 _PDU = struct.Struct(">BxL")
 _PDV = struct.Struct(">LBB")
 _IS_COMMAND, _IS_LAST = 1, 2
+_ABORT_BYTES, _BY_PROVIDER, _PROVIDER_REASONS = 4, 2, (0, 1, 2, 4, 5, 6)  # PS3.8 table 9-26
 _CONNECTION_CLOSED, _INVALID_PDU = "Evt17", "Evt19"  # PS3.8 table 9-10
 _LOOK_SECONDS = 0.1
 _SEE_OFF_LOOK_SECONDS = 0.05
@@ -225,7 +226,8 @@ class EstablishedPhase:
         if kind != _P_DATA:
             if kind not in (_RELEASE_RQ, _ABORT) or length > _MOST_CONTROL_BYTES:
                 raise Malformed(f"a PDU of type {kind:#04x} and {length} bytes")
-            self._hand_over(header + inflow.take(length))
+            body = inflow.take(length)
+            self._hand_over(header + body if kind == _RELEASE_RQ else understood_abort(body))
             self._give_up()
             return
         if self._announced and length > self._announced:
@@ -379,6 +381,17 @@ class EstablishedPhase:
             gone = True
         if gone or time.monotonic() - (self._seen_off_at or 0) > SEE_OFF_SECONDS:
             ours.close()
+
+
+def understood_abort(body: bytes) -> bytes:
+    """Return an A-ABORT PDU as pynetdicom understands it (PS3.8 9.3.8), whatever it said.
+
+    Its thread dies of other sources and reasons, and the association stays until it is overdue.
+    """
+    source, reason = body[2:4] if len(body) == _ABORT_BYTES else (0, 0)
+    if source != _BY_PROVIDER or reason not in _PROVIDER_REASONS:
+        source = reason = 0
+    return _PDU.pack(_ABORT, _ABORT_BYTES) + bytes((0, 0, source, reason))
 
 
 def _primitive(command: Command, answer: Answer) -> Any:
