@@ -77,6 +77,7 @@ def server_config(path: Path, folder: Path, memory_mb: int) -> str:
             "maxmemory-policy noeviction",
             f"maxclients {_CLIENTS}",
             "daemonize no",
+            "hz 2",  # how often it tidies up; idle, each time is a wake-up
             "loglevel warning",
             f"logfile {_quoted(folder / 'valkey.log')}",
             "",

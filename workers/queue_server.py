@@ -92,6 +92,7 @@ def connect(settings: Settings) -> redis.Redis:
         "socket_timeout": _COMMAND_SECONDS,
         "socket_connect_timeout": _CONNECT_SECONDS,
         "retry": ConnectionRetry(NoBackoff(), 0),
+        "driver_info": None,  # to tell the server its version, it would search for it each time
     }
     if settings.redis.url:
         options |= _credentials(settings)

@@ -37,7 +37,7 @@ from workers.measuring import Measures
 from workers.spool.batches import EntryName
 from workers.spool.notes import NoteWriter
 
-_POLL_SECONDS = 0.1
+_POLL_SECONDS = 0.25
 _FIRST_RETRY_SECONDS = 1.0
 _LONGEST_RETRY_SECONDS = 30.0
 
