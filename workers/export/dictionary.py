@@ -166,10 +166,11 @@ def _series_of(
 
 def _members(connection: Connection, series_id: int) -> list[_Member]:
     own = [instance.c[name] for name in (*_COPIED, "file_name", "subseries", "instance_number")]
-    found = connection.execution_options(yield_per=_ROWS_A_PAGE).execute(
+    found = connection.execute(
         sa.select(*own, instance.c.facts, folder.c.home, folder.c.digits)
         .join(folder, folder.c.id == instance.c.folder_id)
         .where(instance.c.series_id == series_id)
+        .execution_options(yield_per=_ROWS_A_PAGE)
     )
     once: dict[Any, Any] = {}
     members = [
