@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from conftest import missing
@@ -25,7 +26,11 @@ def browser() -> Iterator[object]:
         missing(f"no Chromium: {CHROMIUM}")
     from playwright.sync_api import sync_playwright
 
-    with sync_playwright() as playwright:
+    manager = sync_playwright()
+    with manager as playwright, ThreadPoolExecutor(1, "playwright") as executor:
+        # its helper thread begins here: within a test it would pass for one that the test leaks
+        executor.submit(int).result()
+        manager._loop.call_soon(manager._loop.set_default_executor, executor)
         one = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
         yield one
         one.close()

@@ -1,11 +1,8 @@
 """Who gets to see the web page, and whose requests it takes."""
 
-import base64
 import dataclasses
-import hashlib
 import json
 import os
-import secrets
 import subprocess
 from pathlib import Path
 
@@ -13,7 +10,7 @@ import httpx
 import pytest
 from pydantic import ValidationError
 from running import petct, wait_until
-from web_serving import Served, served
+from web_serving import Served, quick_hash, served
 
 from config.settings import Settings
 from config.tables import WebSettings
@@ -29,14 +26,6 @@ from workers.spool.notes import take_notes
 PASSWORD = "a few good words"
 TOKEN = "t0ken-for-the-machines-alone"
 BROWSER = {"Accept": "text/html"}
-
-
-def quick_hash(password: str) -> str:
-    """A hash that is checked in no time: what takes long is tested once."""
-    salt = secrets.token_bytes(32)
-    digest = hashlib.scrypt(password.encode(), salt=salt, n=16, r=8, p=1, dklen=32)
-    words = [base64.b64encode(part).decode().rstrip("=") for part in (salt, digest)]
-    return f"$scrypt$ln=4,r=8,p=1${words[0]}${words[1]}\n"
 
 
 def with_web(settings: Settings, **web: object) -> Settings:

@@ -79,11 +79,13 @@
       });
     }
     form.addEventListener("drop", async (event) => {
-      const entries = [...event.dataTransfer.items].map((item) => item.webkitGetAsEntry());
-      const found = await Promise.all(
-        entries.filter((entry) => entry).map((entry) => filesBelow(entry, "")),
-      );
-      upload(found.flat());
+      // both are gone from the event as soon as we await something
+      const plain = [...event.dataTransfer.files].map((file) => [file, file.name]);
+      const entries = [...event.dataTransfer.items]
+        .map((item) => item.webkitGetAsEntry())
+        .filter((entry) => entry);
+      const found = await Promise.all(entries.map((entry) => filesBelow(entry, "")));
+      upload(entries.length ? found.flat() : plain);
     });
   }
 
