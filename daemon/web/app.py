@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from sqlalchemy.exc import OperationalError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -13,6 +14,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount
 from starlette.staticfiles import StaticFiles
 
+from config.logs import get_logger
 from config.settings import Settings
 from daemon.web import actions, events, health, metrics, uploads
 from daemon.web.access import logging_in
@@ -26,6 +28,8 @@ from daemon.web.showing import page, templates
 from daemon.web.snapshot import Snapshots
 from daemon.web.telling import told
 from workers.errors import IndexUnusable
+
+log = get_logger(__name__)
 
 
 def make_app(settings: Settings, config: Path | None = None) -> Starlette:
@@ -48,7 +52,11 @@ def make_app(settings: Settings, config: Path | None = None) -> Starlette:
     app = Starlette(
         routes=_routes(),
         middleware=access_middleware(settings),
-        exception_handlers={HTTPException: _refused, IndexUnusable: _no_index},
+        exception_handlers={
+            HTTPException: _refused,
+            IndexUnusable: _no_index,
+            OperationalError: _index_away,
+        },
         lifespan=lifespan,
     )
     app.state.installation = installation
@@ -85,6 +93,12 @@ def _refused(request: Request, error: Exception) -> Response:
     )
     response.headers.update(error.headers or {})
     return response
+
+
+def _index_away(request: Request, error: Exception) -> Response:
+    log.warning("index-away", error=type(error).__name__)
+    words = "The index does not answer just now: is its disk full, or its server away?"
+    return page(request, "error.html", 503, code=503, words=words)
 
 
 def _no_index(request: Request, error: Exception) -> Response:

@@ -50,8 +50,12 @@ class WantedStudies:
                 )
                 asked.append(member)
         if self.source is not None:
-            sent = series.c.source.contains(self.source, autoescape=True)
-            asked.append(study.c.id.in_(sa.select(series.c.study_id).where(sent)))
+            sent = sa.exists().where(
+                series.c.study_id == study.c.id,
+                series.c.instances > 0,
+                series.c.source.contains(self.source, autoescape=True),
+            )
+            asked.append(sent)
         if self.term is not None:
             asked.append(_is_called(self.term))
         if self.state is not None:
@@ -188,9 +192,10 @@ def set_aside_rows(
 def _is_behind(last: dict[str, Any]) -> sa.ColumnElement[bool]:
     """Ask for what comes behind a study in the order of `list_studies`."""
     mine = sa.select(study.c.id).where(study.c.study == last["study"]).scalar_subquery()
-    return sa.or_(
-        study.c.last_at < last["last_at"],
-        sa.and_(study.c.last_at == last["last_at"], study.c.id < mine),
+    # the first part bounds the walk along the index: SQLite finds no bound inside an OR
+    return sa.and_(
+        study.c.last_at <= last["last_at"],
+        sa.or_(study.c.last_at < last["last_at"], study.c.id < mine),
     )
 
 

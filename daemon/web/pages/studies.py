@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
 from urllib.parse import urlencode
 
@@ -65,7 +65,8 @@ class Asked:
 
 
 def studies(request: Request) -> Response:
-    return _answer(request, Asked.read(request.query_params))
+    asked = Asked.read(request.query_params)
+    return _answer(request, replace(asked, term=""))  # a term comes in a form alone
 
 
 async def search(request: Request) -> Response:

@@ -21,6 +21,7 @@ from workers.showing import show_study
 _MOST_SET_ASIDE = 200
 _MOST_EVENTS = 100
 _LARGEST_ID = 2**63 - 1
+_NO_PAIR: dict[str, Any] = {"state": None, "folder": None, "reasons": [], "ct": None}
 _MEDIA_TYPES = {PICTURE: "image/png", PROVENANCE: "application/json"}
 
 
@@ -31,7 +32,7 @@ def study(request: Request) -> Response:
     with here.index.read() as connection:
         life = life_of_study(connection, study_id)
     events = list(newest_events(here.index, Wanted(study=uid, kinds=KINDS), _MOST_EVENTS))
-    pair = known["pair"] or {}
+    pair = known["pair"] or _NO_PAIR
     names = {one["series"]: series_name(one) for one in known["series"]}
     return page(
         request,
@@ -39,7 +40,7 @@ def study(request: Request) -> Response:
         id=study_id,
         known=known,
         pair=pair,
-        meta=read_provenance(here.settings.layout, pair.get("folder")),
+        meta=read_provenance(here.settings.layout, pair["folder"]),
         life=life,
         moments=timeline(life, events, names),
         revisions=[one for one in events if one["kind"] == "pair-ready"][::-1],
@@ -51,9 +52,9 @@ def study(request: Request) -> Response:
 def pair_file(request: Request) -> Response:
     _, known = _known(request)
     name = request.path_params["name"]
-    pair = known["pair"] or {}
+    pair = known["pair"] or _NO_PAIR
     layout = installation(request).settings.layout
-    found = read_pair_file(layout, pair.get("folder"), name) if name in _MEDIA_TYPES else None
+    found = read_pair_file(layout, pair["folder"], name) if name in _MEDIA_TYPES else None
     if found is None:
         raise HTTPException(404, "There is no such file of a pair.")
     headers = {}
