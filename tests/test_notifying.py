@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import threading
@@ -29,7 +30,9 @@ from daemon.notifying.disks import turns
 from daemon.notifying.mail import MOST_LINES, Email
 from daemon.notifying.notices import Notice, Topic
 from daemon.notifying.pacing import LONGEST_PAUSE_SECONDS, Pace
-from daemon.notifying.webhook import MOST_NOTICES, Webhook
+from daemon.notifying.telling import senders_of
+from daemon.notifying.webhook import MOST_NOTICES, Webhook, signed_headers
+from daemon.supervisor import plan_roles
 from workers.durable import FreeSpace
 from workers.filing.rows import insert_event
 from workers.index.following import Horizon
@@ -313,6 +316,28 @@ def test_the_command_tries_each_channel_once(
     hook.status = 500
     done = CliRunner().invoke(app, ["notify", "--root", str(world.layout.root), "--test"])
     assert str(done.exception) == "the webhook answers 500"
+
+
+def test_the_example_of_the_docs_tells_a_genuine_message_from_others() -> None:
+    page = (PROJECT / "docs" / "notifications.md").read_text()
+    (example,) = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
+    names: dict[str, Any] = {}
+    exec(example, names)  # noqa: S102 - our own page
+    is_genuine, body = names["is_genuine"], b'{"version": 1}'
+    headers = signed_headers(SECRET, body, int(time.time()))
+    assert is_genuine(SECRET.encode(), headers, body)
+    assert not is_genuine(SECRET.encode(), headers, body + b" ")
+    assert not is_genuine(b"another", headers, body)
+    assert not is_genuine(SECRET.encode(), signed_headers(SECRET, body, 1_700_000_000), body)
+
+
+def test_the_settings_of_the_docs_are_taken(tmp_path: Path) -> None:
+    page = (PROJECT / "docs" / "notifications.md").read_text()
+    (example,) = re.findall(r"^```toml\n(.*?)^```", page, re.M | re.S)
+    (tmp_path / "petct.toml").write_text(example)
+    settings = load_settings(tmp_path / "petct.toml", root=tmp_path, environ={})
+    assert [one.name for one in senders_of(settings)] == ["webhook", "email"]
+    assert "notify" in {role.name for role in plan_roles(settings)}
 
 
 # e-mail -------------------------------------------------------------------------------------------
