@@ -3,16 +3,18 @@
 import dataclasses
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 
 import httpx
 import pytest
+from conftest import PROJECT
 from pydantic import ValidationError
 from running import petct, wait_until
 from web_serving import Served, quick_hash, served
 
-from config.settings import Settings
+from config.settings import Settings, load_settings
 from config.tables import WebSettings
 from daemon.errors import AccessUnusable
 from daemon.web.access import limiting, sessions
@@ -337,7 +339,7 @@ def test_a_password_is_kept_as_a_hash_of_the_strength_that_owasp_asks():
 
 def test_the_command_line_sets_the_password(tmp_path):
     def run(password: str) -> subprocess.CompletedProcess[str]:
-        command = petct("web", "--root", tmp_path, "password", "--stdin")
+        command = petct("web", "password", "--root", tmp_path, "--stdin")
         return subprocess.run(
             command, input=password + "\n", capture_output=True, text=True, timeout=60, check=False
         )
@@ -370,3 +372,12 @@ def test_neither_password_nor_token_nor_cookie_is_in_logs_or_notes(guarded, capl
     assert "web-login-failed" in told
     for words in ("my wrong guess", "my wrong token", PASSWORD, TOKEN, secret):
         assert words not in told
+
+
+def test_the_worked_example_of_the_paper_is_a_configuration(tmp_path):
+    paper = (PROJECT / "docs" / "security.md").read_text()
+    page = paper[paper.index("## Web page") : paper.index("## Files")]
+    (example,) = re.findall(r"^```toml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    (tmp_path / "c.toml").write_text(example)
+    web = load_settings(tmp_path / "c.toml", root=tmp_path, environ={}).web
+    assert not web.is_loopback

@@ -99,7 +99,7 @@ class CsrfCheck:
         if given := request.headers.get(HEADER):
             return (None if is_right(request, given) else "token"), None
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind == _MULTIPART and request.url.path == UPLOADS:
+        if kind == _MULTIPART and request.scope["path"] == UPLOADS:
             return None, None  # its first field is the token (uploads.py)
         if kind != _FORM:
             return "no form", None

@@ -57,7 +57,7 @@ class Guard:
         await self._app(scope, receive, send)
 
     def _may_pass(self, request: Request) -> bool:
-        path = request.url.path
+        path = request.scope["path"]
         return self._is_open or path == LOGIN or path.startswith(_STATIC) or request.state.logged_in
 
     def _refuse(self, request: Request) -> Response | None:
@@ -65,17 +65,17 @@ class Guard:
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer":
             return self._judge_token(request, given.strip())
-        if request.method in ("GET", "HEAD") and request.url.path in PROBES:
+        if request.method in ("GET", "HEAD") and request.scope["path"] in PROBES:
             return None
         if request.method == "GET" and "text/html" in request.headers.get("accept", ""):
             if request.headers.get("sec-fetch-site") == "cross-site":
-                return _come_again(request.url.path)
-            return RedirectResponse(f"{LOGIN}?next={quote(request.url.path)}", 303)
+                return _come_again(request.scope["path"])
+            return RedirectResponse(f"{LOGIN}?next={quote(request.scope['path'])}", 303)
         return _unauthorized("Log in, or give the token of web.token_file.")
 
     def _judge_token(self, request: Request, given: str) -> Response | None:
         services, address = services_of(request), address_of(request)
-        if request.method not in ("GET", "HEAD") or request.url.path not in MACHINES:
+        if request.method not in ("GET", "HEAD") or request.scope["path"] not in MACHINES:
             return _unauthorized("The token opens /metrics, /healthz and /readyz alone.")
         now = clock.monotonic()
         if wait := services.limits.try_now(address, now):
