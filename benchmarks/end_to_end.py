@@ -86,11 +86,11 @@ def serving(command: list[str], port: int) -> Iterator[int]:
         start_new_session=True,
     )
     try:
-        wait_until(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0, 30, command[0])
+        wait_until(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0, 120, command[0])
         yield process.pid
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(30)
+        process.wait(120)
 
 
 @contextlib.contextmanager
@@ -102,7 +102,7 @@ def ours(folder: Path) -> Iterator[Peer]:
         serving([*command, "--root", str(folder)], port) as pid,
         contextlib.closing(sqlite3.connect(f"file:{index}?mode=ro", uri=True)) as connection,
     ):
-        wait_until(lambda: any("filing" in name for _, name in processes(pid)), 30, "a worker")
+        wait_until(lambda: any("filing" in name for _, name in processes(pid)), 60, "a worker")
         await_rest(pid)
         newest = "SELECT coalesce(max(id), 0) FROM instance"
         before = connection.execute(newest).fetchone()[0]
@@ -147,7 +147,7 @@ def measure(peer: Peer, groups: list[list[Path]]) -> Run:
     answered = time.perf_counter() - began
     if any(failed):
         raise RuntimeError(f"dcmsend: {failed}")
-    wait_until(lambda: peer.count() == files, 120, "the last row")
+    wait_until(lambda: peer.count() == files, 600, "the last row")
     indexed = time.perf_counter() - began
     return Run(files, answered, indexed, worked(peer.pid) - before)
 

@@ -29,6 +29,10 @@ from workers.index.migrating import current_revision, upgrade
 from workers.index.revision import HEAD_REVISION
 
 _BUSY_MILLISECONDS = 30_000
+_CACHE_KIB = 32 << 10
+"""Of a connection to SQLite: the inner pages of an index of millions of instances."""
+_LOG_PAGES = 8000
+"""After so many (of 4 KiB) SQLite writes its log back: each time it waits for the disk twice."""
 _NETWORK_SYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "9p", "ceph", "glusterfs")
 
 
@@ -184,6 +188,8 @@ def _sqlite_engine(url: URL, *, foreign_keys: bool) -> Engine:
         connection.execute(f"PRAGMA busy_timeout={_BUSY_MILLISECONDS}")
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
+        connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
+        connection.execute(f"PRAGMA wal_autocheckpoint={_LOG_PAGES}")
         connection.execute(f"PRAGMA foreign_keys={'ON' if foreign_keys else 'OFF'}")
 
     @sa.event.listens_for(engine, "begin")
