@@ -6,14 +6,12 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-import redis
-
 from config.settings import Settings
 from daemon.room import measure, refusals, reserve_of
 from daemon.watcher.counting import count_unclaimed
-from workers import clock, queues
+from workers import clock
 from workers.commitment.undelivered import undeliverable
-from workers.errors import IndexAway, StoreUnavailable
+from workers.errors import IndexAway, QueueSilent, StoreUnavailable
 from workers.filing.left import left_entries
 from workers.identity import check_archive, check_identity
 from workers.index.glance import (
@@ -26,6 +24,7 @@ from workers.index.glance import (
     glance,
     identities,
 )
+from workers.queue_glance import FILING, QUEUES, depths, glance_at_queues, workers_of
 from workers.spool.batches import oldest_waiting, waiting_entries
 from workers.watermark import StoreRoom, judge_room
 
@@ -94,9 +93,9 @@ def look(settings: Settings) -> Status:
     oldest = oldest_waiting(settings.layout)
     age = None if oldest is None else max(0.0, clock.wall() - oldest)
     troubles += _entry_troubles(settings)
-    depths, queue_trouble = _depths(settings, age)
+    queues, queue_trouble = _depths(settings, age)
     troubles += queue_trouble
-    return Status(counts, waiting, depths, age, lately, tuple(troubles))
+    return Status(counts, waiting, queues, age, lately, tuple(troubles))
 
 
 def _entry_troubles(settings: Settings) -> list[str]:
@@ -153,20 +152,16 @@ def _waiting(settings: Settings) -> int:
 def _depths(settings: Settings, age: float | None) -> tuple[dict[str, int], list[str]]:
     """Return the queues' lengths, and what hinders filing though the stores are well."""
     try:
-        with queues.connect(settings) as connection:
-            depths = queues.depths(connection)
-            if (
-                age is not None
-                and age > _LONG_SECONDS
-                and not queues.workers_of(connection, queues.FILING)
-            ):
+        with glance_at_queues(settings) as command:
+            found = depths(command)
+            if age is not None and age > _LONG_SECONDS and not workers_of(command, FILING):
                 todo = "start `petct-ingest run` or `petct-ingest work filing`"
-                return depths, [f"entries wait and no filing worker runs: {todo}"]
-            return depths, []
-    except redis.RedisError as error:
+                return found, [f"entries wait and no filing worker runs: {todo}"]
+            return found, []
+    except QueueSilent as error:
         todo = "start it, or correct [redis]" if settings.redis.url else "start `petct-ingest run`"
-        words = f"{queues.why(error)}: nothing is lost, but nothing is filed; {todo}"
-        return dict.fromkeys(queues.QUEUES, 0), [words]
+        words = f"{error}: nothing is lost, but nothing is filed; {todo}"
+        return dict.fromkeys(QUEUES, 0), [words]
 
 
 def _store_troubles(settings: Settings, identities: Identities | None) -> list[str]:

@@ -16,8 +16,8 @@ from rq import Queue
 from rq.serializers import JSONSerializer
 
 from config.settings import load_settings
-from workers import queues
-from workers.errors import StoreUnavailable
+from workers import queue_glance, queues
+from workers.errors import QueueSilent, StoreUnavailable
 from workers.queues import FILING, PAIRING
 from workers.spool.batches import EntryName
 
@@ -118,6 +118,34 @@ def test_a_job_in_the_hands_of_a_living_worker_keeps_the_queue_busy(connection):
 def test_a_job_of_a_killed_worker_does_not_keep_the_queue_busy(connection):
     running_job(connection, dead_pid())
     assert queues.idle(connection, FILING)
+
+
+def test_a_glance_over_the_private_socket_sees_what_the_client_library_sees(
+    connection, valkey, settings
+):
+    running_job(connection, os.getpid())
+    running_job(connection, dead_pid())
+    queues.enqueue_filing(connection, NAMES)
+    connection.sadd("rq:workers:filing", f"rq:worker:w{os.getpid()}", "rq:worker:gone")
+    private = settings.layout.run / "valkey.sock"
+    private.symlink_to(valkey.folder / "v.sock")
+    for one in (settings, valkey.settings(settings)):
+        with queue_glance.glance_at_queues(one) as command:
+            assert queue_glance.depths(command) == queues.depths(connection)
+            assert queue_glance.depths(command) == {FILING: 2, PAIRING: 0}
+            assert queue_glance.workers_of(command, FILING) == 1
+        with (
+            pytest.raises(QueueSilent, match="refuses"),
+            queue_glance.glance_at_queues(one) as command,
+        ):
+            command("LLEN", "rq:workers:filing")
+    valkey.kill()
+    for one in (settings, valkey.settings(settings)):
+        with (
+            pytest.raises(QueueSilent, match="does not answer"),
+            queue_glance.glance_at_queues(one) as command,
+        ):
+            queue_glance.depths(command)
 
 
 def test_a_worker_of_another_machine_counts_until_its_time_is_over(connection):

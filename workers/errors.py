@@ -14,6 +14,7 @@ WorkersError
 ├── PairDamaged          a finished pair cannot be read: a file is missing, cut or of another pair
 ├── StoreUnavailable     a store is missing, another one, or full: nothing is touched
 │   └── QueueUnusable    the queue server cannot be reached as configured (queue_server.py)
+├── QueueSilent          the queue server did not tell how much it holds, in words
 ├── ExportFailed         what was asked for cannot be written, or does not exist
 └── IndexUnusable        missing, locked, on a network file system
     ├── IndexAway        it cannot be opened: what it lies on may be at fault
@@ -88,6 +89,10 @@ class PairDamaged(WorkersError):
 
 class StoreUnavailable(WorkersError):
     """A store is missing, replaced, read-only or full; nothing was touched."""
+
+
+class QueueSilent(WorkersError):
+    """The queue server did not tell how much it holds; the message says why."""
 
 
 class IndexUnusable(WorkersError):

@@ -5,7 +5,6 @@ A password stands in a file and never in a message; neither does the address, wh
 
 from __future__ import annotations
 
-import hashlib
 import os
 import ssl
 import stat
@@ -20,28 +19,15 @@ from redis.retry import Retry as ConnectionRetry
 from config.layout import Layout
 from config.settings import Settings
 from workers.errors import StoreUnavailable
+from workers.queue_socket import socket_path as socket_path
 
 _COMMAND_SECONDS = 2.0
 _CONNECT_SECONDS = 1.0
-_SOCKET_PATH_BYTES = 100
 _PASSWORD_BYTES = 4096
 
 
 class QueueUnusable(StoreUnavailable, redis.ConnectionError):
     """The queue server cannot be reached as configured; the message says what to mend."""
-
-
-def socket_path(layout: Layout) -> Path:
-    """Return where the embedded server listens: `run/valkey.sock`, or a short path in its place.
-
-    A socket's path holds 107 bytes (unix(7)).
-    """
-    path = layout.run / "valkey.sock"
-    if len(os.fsencode(path)) <= _SOCKET_PATH_BYTES:
-        return path
-    digits = hashlib.blake2b(os.fsencode(layout.run), digest_size=8).hexdigest()
-    # not TMPDIR or XDG_RUNTIME_DIR: every process of an installation must find the same place
-    return Path(f"/tmp/petct-ingest-{digits}/valkey.sock")  # noqa: S108 - made 0700, checked
 
 
 def make_socket_folder(layout: Layout) -> Path:

@@ -9,9 +9,7 @@ in Redis.
 from __future__ import annotations
 
 import json
-import os
 import re
-import socket
 import zlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -19,9 +17,12 @@ from typing import Any, cast
 
 import redis
 from rq import Queue, Retry
-from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
+from workers import queue_glance
+from workers.queue_glance import FILING as FILING
+from workers.queue_glance import PAIRING as PAIRING
+from workers.queue_glance import QUEUES as QUEUES
 from workers.queue_server import QueueUnusable as QueueUnusable
 from workers.queue_server import connect as connect
 from workers.queue_server import make_socket_folder as make_socket_folder
@@ -29,10 +30,6 @@ from workers.queue_server import remove_socket_folder as remove_socket_folder
 from workers.queue_server import socket_path as socket_path
 from workers.queue_server import why as why
 from workers.spool.batches import EntryName
-
-FILING = "filing"
-PAIRING = "pairing"
-QUEUES = (FILING, PAIRING)
 
 FILE_ENTRIES = "workers.jobs.file_entries"
 PAIR_STUDY = "workers.jobs.pair_study"
@@ -118,18 +115,18 @@ def _enqueue(
 
 def depths(connection: redis.Redis) -> dict[str, int]:
     """Count the jobs of each queue that wait or run."""
-    return {name: _queued(connection, name) + _started(connection, name) for name in QUEUES}
-
-
-def workers_of(connection: redis.Redis, queue: str) -> int:
-    """Count the workers of a queue that gave a sign of life within its time."""
-    names = cast("set[bytes]", connection.smembers(f"rq:workers:{queue}"))
-    return connection.exists(*names) if names else 0
+    return queue_glance.depths(connection.execute_command)
 
 
 def idle(connection: redis.Redis, queue: str) -> bool:
     """Tell whether nothing waits in a queue and nothing of it runs."""
-    return not _queued(connection, queue) and not _started(connection, queue)
+    command = connection.execute_command
+    return not queue_glance.queued(command, queue) and not queue_glance.started(command, queue)
+
+
+def worker_is_dead(connection: redis.Redis, execution: str) -> bool:
+    """Tell whether the process that runs a job is surely gone (it ran on this machine)."""
+    return queue_glance.worker_is_dead(connection.execute_command, execution)
 
 
 def is_full(connection: redis.Redis) -> bool:
@@ -212,48 +209,3 @@ def _are_batches(batches: Any) -> bool:
         and all(isinstance(entry, str) and _ENTRY.fullmatch(entry) for entry in entries)
         for batch, entries in batches.items()
     )
-
-
-def _queued(connection: redis.Redis, name: str) -> int:
-    return Queue(name, connection=connection, serializer=JSONSerializer).count
-
-
-def _started(connection: redis.Redis, name: str) -> int:
-    """Count the running jobs, without those whose worker is known to be dead.
-
-    RQ keeps the execution of a killed worker for up to its job's time limit; a sweeper that waited
-    for that would leave entries lying for ten minutes.
-    """
-    registry = StartedJobRegistry(name, connection=connection, serializer=JSONSerializer)
-    # not through the registry's own methods: they requeue and fail jobs, which is a worker's task
-    alive = "(" + str(_server_seconds(connection))
-    executions = cast("list[bytes]", connection.zrangebyscore(registry.key, alive, "+inf"))
-    return sum(
-        not worker_is_dead(connection, execution.decode(errors="replace"))
-        for execution in executions
-    )
-
-
-def _server_seconds(connection: redis.Redis) -> int:
-    return connection.time()[0]
-
-
-def worker_is_dead(connection: redis.Redis, execution: str) -> bool:
-    """Tell whether the process that runs a job is surely gone (it ran on this machine)."""
-    worker = cast(bytes | None, connection.hget(f"rq:execution:{execution}", "worker_name"))
-    if not worker:
-        return False
-    facts = cast(
-        "list[bytes | None]",
-        connection.hmget(f"rq:worker:{worker.decode(errors='replace')}", ["hostname", "pid"]),
-    )
-    host, pid = facts
-    if not host or not pid or host != socket.gethostname().encode() or not pid.isdigit():
-        return False
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return True
-    except (PermissionError, OverflowError, ValueError):
-        return False
-    return False

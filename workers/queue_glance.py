@@ -1,0 +1,131 @@
+"""How much the queues hold, asked quickly: of the embedded server without redis-py and RQ.
+
+Whoever types `status` waits for every import. The private socket is spoken to in the server's own
+protocol (RESP2, redis.io/docs/latest/develop/reference/protocol-spec); a server of one's own, with
+its TLS and password, is left to redis-py. RQ keeps a queue as the list `rq:queue:NAME`, and what is
+being worked on in the sorted set `rq:wip:NAME`, by the time until which it is believed.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import Any, BinaryIO, Protocol
+
+from config.settings import Settings
+from workers.errors import QueueSilent
+from workers.queue_socket import socket_path
+
+FILING = "filing"
+PAIRING = "pairing"
+QUEUES = (FILING, PAIRING)
+
+_ANSWER_SECONDS = 2.0
+
+
+class Command(Protocol):
+    """Send one command of the server's, and return what it answers."""
+
+    def __call__(self, *words: Any) -> Any: ...
+
+
+@contextmanager
+def glance_at_queues(settings: Settings) -> Iterator[Command]:
+    """Connect for one look. Raises QueueSilent, in the words of queue_server.py, now or later."""
+    path = socket_path(settings.layout)
+    if settings.redis.url or path.parent != settings.layout.run:  # whose folder in /tmp is it?
+        with _through_redis(settings) as command:
+            yield command
+        return
+    try:
+        with closing(socket.socket(socket.AF_UNIX)) as server:
+            server.settimeout(_ANSWER_SECONDS)
+            server.connect(os.fspath(path))
+            with server.makefile("rb") as answers:
+                yield lambda *words: _ask(server, answers, words)
+    except TimeoutError as error:
+        raise QueueSilent("the queue server does not answer in time") from error
+    except OSError as error:
+        raise QueueSilent("the queue server does not answer") from error
+
+
+def depths(command: Command) -> dict[str, int]:
+    """Count the jobs of each queue that wait or run."""
+    return {name: queued(command, name) + started(command, name) for name in QUEUES}
+
+
+def workers_of(command: Command, queue: str) -> int:
+    """Count the workers of a queue that gave a sign of life within its time."""
+    names = command("SMEMBERS", f"rq:workers:{queue}")
+    return int(command("EXISTS", *names)) if names else 0
+
+
+def queued(command: Command, queue: str) -> int:
+    """Count the jobs that wait in a queue."""
+    return int(command("LLEN", f"rq:queue:{queue}"))
+
+
+def started(command: Command, queue: str) -> int:
+    """Count the running jobs, without those whose worker is known to be dead.
+
+    RQ keeps the execution of a killed worker for up to its job's time limit; a sweeper that waited
+    for that would leave entries lying for ten minutes.
+    """
+    now = int(command("TIME")[0])
+    executions = command("ZRANGEBYSCORE", f"rq:wip:{queue}", f"({now}", "+inf")
+    return sum(not worker_is_dead(command, one.decode(errors="replace")) for one in executions)
+
+
+def worker_is_dead(command: Command, execution: str) -> bool:
+    """Tell whether the process that runs a job is surely gone (it ran on this machine)."""
+    worker = command("HGET", f"rq:execution:{execution}", "worker_name")
+    if not worker:
+        return False
+    host, pid = command("HMGET", f"rq:worker:{worker.decode(errors='replace')}", "hostname", "pid")
+    if not host or not pid or host != socket.gethostname().encode() or not pid.isdigit():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except (PermissionError, OverflowError, ValueError):
+        return False
+    return False
+
+
+def _ask(server: socket.socket, answers: BinaryIO, words: tuple[Any, ...]) -> Any:
+    encoded = [word if isinstance(word, bytes) else str(word).encode() for word in words]
+    parts = [b"*%d\r\n" % len(encoded), *(b"$%d\r\n%b\r\n" % (len(one), one) for one in encoded)]
+    server.sendall(b"".join(parts))
+    return _answer(answers)
+
+
+def _answer(answers: BinaryIO) -> Any:
+    line = answers.readline()
+    kind, rest = line[:1], line[1:-2]
+    if not line.endswith(b"\r\n"):
+        raise QueueSilent("the queue server does not answer")
+    if kind == b":":
+        return int(rest)
+    if kind == b"$":
+        return None if rest == b"-1" else answers.read(int(rest) + 2)[:-2]
+    if kind == b"*":
+        return [_answer(answers) for _ in range(int(rest))]
+    if kind == b"+":
+        return rest
+    raise QueueSilent(f"the queue server refuses ({rest.split(b' ')[0].decode(errors='replace')})")
+
+
+@contextmanager
+def _through_redis(settings: Settings) -> Iterator[Command]:
+    import redis
+
+    from workers.queue_server import connect, why
+
+    try:
+        with connect(settings) as connection:
+            yield connection.execute_command
+    except redis.RedisError as error:
+        raise QueueSilent(why(error)) from error
