@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +26,7 @@ from workers.filing.rows import (
     known_instances,
 )
 from workers.header.facts import InstanceFacts
-from workers.index.engine import MetadataIndex
+from workers.index.engine import MetadataIndex, insert_new_rows
 from workers.index.tables import folder, instance, series
 
 _UIDS_A_QUERY = 500
@@ -57,7 +58,7 @@ def adopt_folders(
         known = _known(connection, [one for _, found in folders for one in found])
         new: dict[str, ReadFile] = {}
         rows: list[dict[str, Any]] = []
-        counts: dict[tuple[int, int], int] = {}
+        series_of: dict[str, tuple[int, int]] = {}
         at = clock.utc_now()
         for leaf, found in folders:
             places: dict[tuple[str, str], Place | DataError] = {}
@@ -77,14 +78,14 @@ def adopt_folders(
                     continue
                 new[facts.sop_instance_uid] = one
                 rows.append(instance_values(one.instance, place, one.file.name, at, one.columns))
-                key = place.study_id, place.series_id
-                counts[key] = counts.get(key, 0) + 1
+                series_of[facts.sop_instance_uid] = place.study_id, place.series_id
             done.findings += _disagreements(leaf, found)
-        if rows:
-            connection.execute(instance.insert(), rows)
+        inserted = insert_new_rows(connection, instance, rows, instance.c.instance_uid)
+        # on PostgreSQL another reindex may have been faster with some
+        counts = Counter(series_of[uid] for uid in inserted)
         for (study_id, series_id), count in counts.items():
             _count(connection, study_id, series_id, count, at)
-    done.adopted = len(rows)
+    done.adopted = len(inserted)
     return done
 
 

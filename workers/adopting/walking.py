@@ -39,6 +39,8 @@ class FindingCode(StrEnum):
     """The same instance lies elsewhere too; the first in path order counts."""
     CONFLICT = "conflict"
     """Another instance under the same SOPInstanceUID; the first in path order counts."""
+    CASE_CLASH = "case-clash"
+    """Its name differs from another's in case alone; both are adopted, each for itself."""
     HEADERS_DISAGREE = "headers-disagree"
     """The folders are called otherwise than the header says; the header counts, the file stays."""
     CHANGED = "changed"
@@ -96,6 +98,7 @@ def walk_tree(archive: Path) -> Iterator[Leaf | Finding]:
     top = _list(archive, "")
     yield from top.findings
     yield from _strays(top)
+    yield from _twins(top)
     for patient in top.folders:
         if patient != _PRIVATE:
             yield from _walk_patient(archive, patient)
@@ -116,6 +119,7 @@ def _walk_patient(archive: Path, patient: str) -> Iterator[Leaf | Finding]:
     within = _list(archive, patient)
     yield from within.findings
     yield from _strays(within)
+    yield from _twins(within)
     for accession in within.folders:
         home = f"{patient}/{accession}"
         inside = _list(archive, home)
@@ -204,6 +208,17 @@ def _strays(listing: _Listing) -> Iterator[Finding]:
         words = "outside <PatientID>/<AccessionNumber>/studies"
         path = f"{listing.path}/{file.name}" if listing.path else file.name
         yield Finding(FindingCode.STRAY, as_text(path), words)
+
+
+def _twins(listing: _Listing) -> Iterator[Finding]:
+    """Name folders of patients or accessions that some systems would take for one."""
+    seen: dict[str, str] = {}
+    for name in listing.folders:
+        first = seen.setdefault(name.lower(), name)
+        if first != name:
+            words = f"{as_text(first)} is another one: what comes later for it has its own folder"
+            path = f"{listing.path}/{name}" if listing.path else name
+            yield Finding(FindingCode.CASE_CLASH, as_text(path), words)
 
 
 def is_text(name: str) -> bool:
