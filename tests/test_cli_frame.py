@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from daemon.cli.app import COMMANDS, app
+from workers.index.engine import prepare_index
 
 HEAVY = ("sqlalchemy", "SimpleITK", "pynetdicom", "matplotlib", "numpy", "rq", "pydicom")
 
@@ -31,10 +32,11 @@ def test_help_names_every_command_with_its_summary():
         assert command.summary.split()[0] in shown
 
 
-def test_help_and_version_load_nothing_heavy():
+def loaded_by(*arguments: str) -> set[str]:
+    """The modules that a command has loaded when it ends."""
     script = (
         "import sys, json\n"
-        "sys.argv = ['petct-ingest', '--help']\n"
+        f"sys.argv = {['petct-ingest', *arguments]!r}\n"
         "from daemon.cli.app import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
@@ -43,9 +45,19 @@ def test_help_and_version_load_nothing_heavy():
     done = subprocess.run(
         [sys.executable, "-P", "-c", script], capture_output=True, text=True, check=True, timeout=60
     )
-    loaded = set(json.loads(done.stderr))
-    assert not loaded & set(HEAVY)
+    return set(json.loads(done.stderr.splitlines()[-1]))
+
+
+def test_help_and_version_load_nothing_heavy():
+    assert not loaded_by("--help") & set(HEAVY)
     assert run("--version").stdout.startswith("petct-ingest ")
+
+
+def test_status_of_an_installation_loads_nothing_heavy(settings):
+    prepare_index(settings).close()
+    loaded = loaded_by("status", "--json", "--root", str(settings.root))
+    assert "sqlite3" in loaded
+    assert not loaded & {*HEAVY, "redis", "rich"}
 
 
 @pytest.mark.parametrize("name", [command.name for command in COMMANDS])
