@@ -22,10 +22,11 @@ def notify(
     from daemon.errors import Undelivered
     from daemon.notifying.telling import greeting, run_notifier, senders_of
 
-    if not test:
-        serve(run_notifier, settings, "notify")
-        return
     senders = senders_of(settings)
+    if not test:
+        words = f"messages go out by {' and '.join(one.name for one in senders) or 'nothing'}"
+        serve(run_notifier, settings, "notify", status=lambda: words)
+        return
     if not senders:
         raise Undelivered("nobody is to be told: give notify.webhook.url or notify.email.host")
     for sender in senders:

@@ -18,6 +18,7 @@ from prometheus_client.core import (
 )
 
 from daemon.observing.gauges import IndexGauges, SpoolGauges
+from daemon.receiver.storing import Refusal
 from workers.index.queries import SET_ASIDE
 from workers.measuring import BOUNDS, Counted, Timed, Totals
 from workers.watermark import Reserve, StoreRoom
@@ -64,9 +65,9 @@ def _intake(measures: Totals) -> Iterator[Metric]:
     yield _counter(
         "received_bytes", "Bytes of their data sets.", (), {(): counts[Counted.RECEIVED_BYTES, ""]}
     )
-    yield _counter(
+    yield _counter(  # from 0 on: an increase from nothing is none to Prometheus
         "refused", "Instances answered with another status.", ("reason",),
-        {(label,): count for (name, label), count in counts.items() if name is Counted.REFUSED},
+        {(str(reason),): counts[Counted.REFUSED, reason] for reason in Refusal},
     )  # fmt: skip
     yield _counter(
         "role_starts", "Processes of ours that were started.", ("role",),

@@ -19,7 +19,7 @@ _REFUSED_PEERS = ("association-rejected", "connection-refused", "tls-handshake-f
 """Events that speak of `count` peers."""
 
 _OTHERS = ("pair-ready", "pair-held", "pair-failing", "pair-maker-died", "worker-died",
-           "retried", "dropped", "expanded", "intake-refused")  # fmt: skip
+           "expanded", "intake-refused")  # fmt: skip
 
 _PAGE_ROWS = 5000
 _MOST_CODES = 100
