@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Iterator
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from browsing import browser, page  # noqa: F401 - fixtures
 from filing_world import small_instances
 from installation import Installation
@@ -107,6 +108,7 @@ def test_a_folder_is_dropped_on_the_page(address, page, tmp_path):  # noqa: F811
     images = small_instances(tmp_path / "images", 2, patient=2)
     before = one.ask("select count(*) from instance")[0][0]
     log_in(page, where)
+    page.locator("#drop").wait_for()  # the script listens
     transfer = page.evaluate_handle(
         """(files) => {
             const transfer = new DataTransfer();
@@ -143,3 +145,32 @@ def test_a_quarantined_file_is_retried_without_any_script(address, browser):  # 
     ((details,),) = one.ask("select details from event where kind = 'retried'")
     assert '"by": "web 127.0.0.1"' in details
     context.close()
+
+
+def test_everybody_can_use_what_is_here(address, page):  # noqa: F811
+    where, one = address
+    found = {}
+
+    def judge(name: str) -> None:
+        look(page, name)
+        found[name] = [
+            f"{one['id']}: {one['help']}"
+            for one in Axe().run(page).response["violations"]
+            if one["impact"] in ("serious", "critical")
+        ]
+
+    page.goto(f"{where}/login")
+    judge("log-in")
+    log_in(page, where)
+    page.get_by_role("heading", name="Upload").wait_for()
+    judge("upload-empty")
+    (one.inbox / "rubbish").write_bytes(b"no DICOM either")
+    aside = "select entry from arrival where outcome = 'quarantined' limit 1"
+    ((entry,),) = wait_until(lambda: one.ask(aside), 30, "a file in quarantine")
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.goto(f"{where}/quarantine/{entry}/drop")
+    page.get_by_role("heading", name="Delete this file for good?").wait_for()
+    judge("drop-phone")
+    page.goto(f"{where}/upload")
+    judge("upload-phone")
+    assert not any(found.values()), found
