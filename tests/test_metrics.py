@@ -263,6 +263,20 @@ def test_a_scrape_works_without_an_index_and_says_so(settings: Settings) -> None
     assert "filed_total" not in found
 
 
+def test_a_scrape_works_without_spool_and_archive(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("daemon.observing.gauges.waiting_entries", broken)
+    world.layout.archive.rename(world.layout.root / "away")
+    found = samples(scraped(world.settings).text)
+    assert found["ready{check=archive}"] == 0
+    assert "spool_entries" not in found
+    assert "disk_free_bytes{store=archive}" not in found
+
+
 def test_no_label_comes_from_outside(world: World, tmp_path: Path) -> None:
     (content,) = small_instances(tmp_path / "made", 1)
     world.put({"Doe^Jane/a": content, "b": b"no DICOM"}, SENDER)

@@ -39,17 +39,15 @@ class Webhook:
     def send(self, notices: Sequence[Notice]) -> None:
         """Send one message. Raises Undelivered where it is not answered with 2xx."""
         secret = read_secret(self._root, self._settings.secret_file, "notify.webhook.secret_file")
-        body = json.dumps(
-            {"version": 1, "events": [notice.to_json_object() for notice in notices]},
-            ensure_ascii=False,
-        ).encode()
+        events = [notice.to_json_object() for notice in notices]
+        body = json.dumps({"version": 1, "events": events}).encode()
         headers = signed_headers(secret, body, int(clock.wall()))
         try:
             status = _post(
                 self._settings.url or "", body, headers,
                 seconds=self._settings.timeout_seconds, ca_file=self._ca_file(),
             )  # fmt: skip
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, http.client.HTTPException, ValueError) as error:  # a host that is no name
             words = getattr(error, "strerror", None) or type(error).__name__
             raise Undelivered(f"the webhook cannot be reached: {words}") from error
         if not 200 <= status < 300:

@@ -34,7 +34,7 @@ class Scrape:
     measures: Totals
     events: Mapping[tuple[str, str], int] | None
     index: IndexGauges | None
-    spool: SpoolGauges
+    spool: SpoolGauges | None
     queues: Mapping[str, int] | None
     disks: Mapping[str, StoreRoom]
     reserve: Reserve
@@ -54,6 +54,8 @@ def families(scrape: Scrape) -> Iterator[Metric]:
         yield from _events(scrape.events)
     if scrape.index is not None:
         yield from _index(scrape.index)
+    if scrape.spool is not None:
+        yield from _spool(scrape.spool)
     yield from _now(scrape)
 
 
@@ -139,16 +141,19 @@ def _index(index: IndexGauges) -> Iterator[Metric]:
     )  # fmt: skip
 
 
-def _now(scrape: Scrape) -> Iterator[Metric]:
-    yield _gauge("spool_entries", "Entries that wait.", (), {(): scrape.spool.entries})
+def _spool(spool: SpoolGauges) -> Iterator[Metric]:
+    yield _gauge("spool_entries", "Entries that wait.", (), {(): spool.entries})
     yield _gauge(
         "spool_oldest_seconds", "Age of the oldest entry that waits.", (),
-        {(): scrape.spool.oldest_seconds},
+        {(): spool.oldest_seconds},
     )  # fmt: skip
     yield _gauge(
         "spool_left_entries", "Entries that an error of the system keeps from being filed.", (),
-        {(): scrape.spool.left},
+        {(): spool.left},
     )  # fmt: skip
+
+
+def _now(scrape: Scrape) -> Iterator[Metric]:
     yield _gauge(
         "queue_up", "Whether the queue server answers.", (), {(): scrape.queues is not None}
     )

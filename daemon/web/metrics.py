@@ -50,16 +50,18 @@ class Scraper:
         settings = self._place.settings
         layout = settings.layout
         with self._lock:
-            events = gauges = None
+            events = gauges = spool = None
             with suppress(IndexUnusable, sa.exc.DBAPIError):  # `ready` tells it
                 events = self._tally.update(self._place.index, clock.monotonic())
                 gauges = self._index.get()
+            with suppress(OSError):  # as above
+                spool = self._spool.get()
             return Scrape(
                 version=version("petct-ingest"),
                 measures=read_measures(layout),
                 events=events,
                 index=gauges,
-                spool=self._spool.get(),
+                spool=spool,
                 queues=read_queues(settings),
                 disks=read_disks(layout),
                 reserve=reserve_of(settings.spool),
