@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import re
+import socket
 import subprocess
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from web_serving import Served, quick_hash, served
 from config.settings import Settings, load_settings
 from config.tables import WebSettings
 from daemon.errors import AccessUnusable
-from daemon.web.access import limiting, sessions
+from daemon.web.access import csrf, limiting, sessions
 from daemon.web.access.assembling import access_middleware
 from daemon.web.access.hosts import is_ours
 from daemon.web.access.limiting import LoginLimits
@@ -158,6 +159,16 @@ def test_a_form_is_taken_from_our_own_page_alone(guarded):
         assert "not come from our own page" in wrong[0].text
         assert send_login(page, visitor, own, csrf=token).status_code == 303
     assert "web-request-refused" in kinds(guarded)
+
+
+def test_a_form_that_drips_in_is_not_waited_for(settings, monkeypatch):
+    monkeypatch.setattr(csrf, "_FORM_SECONDS", 0.2)
+    with served(settings) as page, socket.create_connection(("127.0.0.1", page.port), 20) as slow:
+        slow.sendall(
+            b"POST /logout HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+            b"Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 50\r\n\r\ncsrf="
+        )
+        assert slow.recv(100).startswith(b"HTTP/1.1 408")
 
 
 def test_no_other_method_changes_anything(settings):

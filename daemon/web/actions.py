@@ -132,8 +132,8 @@ def _decide(request: Request, fields: dict[str, str]) -> str:
             wishes = override_pair(index, settings, uid, given, by)
         ask_for_pairs(settings, wishes)
         now = _read_study(index, _study_id(request))
-    found = now.study["pair"] if now is not None else {}
-    return " ".join([f"Recorded; the pair is now {found.get('state')}.", *found.get("reasons", ())])
+    state = now.study["pair"]["state"] if now is not None else "gone"
+    return f"Recorded; the pair is now {state}."
 
 
 def _override(fields: dict[str, str], shown: dict[str, Any], forced: bool) -> Override:

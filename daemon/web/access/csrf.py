@@ -14,6 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 import anyio
 from markupsafe import Markup
 from starlette.requests import ClientDisconnect, Request
+from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from config.logs import get_logger
@@ -82,7 +83,10 @@ class CsrfCheck:
         request = Request(scope, receive)
         try:
             wrong, body = await self._judge(request)
-        except (ClientDisconnect, TimeoutError):
+        except TimeoutError:
+            await PlainTextResponse("The form came too slowly.\n", 408)(scope, receive, send)
+            return
+        except ClientDisconnect:
             return  # nobody waits for an answer
         if wrong is None:
             await self._app(scope, receive if body is None else _again(body, receive), send)
