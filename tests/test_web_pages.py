@@ -25,7 +25,7 @@ from daemon.web.reading import Installation
 from daemon.web.serving import port_file, run_web
 from daemon.web.showing import seconds, size
 from workers.filing.rows import insert_event
-from workers.index.arriving import Hour, HourCounts, newest_change
+from workers.index.arriving import Hour, HourCounts, life_of_study, newest_change
 from workers.index.searching import WantedStudies, page_of_studies
 from workers.index.tables import arrival, pair, series, study
 
@@ -290,6 +290,13 @@ MANY = (
     """insert into pair (id, study_id, state, reasons, decision, generation, done_generation,
     failed_generation, wanted, revision, begun_boot, begun_monotonic)
     select i, i, 'ready', '[]', '{}', 1, 1, 0, '', 1, '', 0 from one""",
+    """insert into folder (id, series_id, home, digits, accession_number, adopted)
+    select i, i, 'P/A', '1/1/1/' || i, '', 0 from one where i <= 20000""",
+    """insert into instance (series_id, folder_id, instance_uid, file_name, sop_class_uid,
+    transfer_syntax_uid, size, sha256, dataset_sha256, subseries, facts, filed_at)
+    select i, i, '2.25.9.' || i, '', '', '', 1, '', '', '', '{}', at from one where i <= 20000""",
+    """insert into arrival (entry, instance_uid, source, outcome, size, received_at, at)
+    select i, '2.25.9.' || i, 'S', 'filed', 1, at, at from one where i <= 20000""",
 )
 
 
@@ -313,10 +320,19 @@ def test_a_page_of_a_hundred_thousand_studies_reads_no_more_than_the_page(tmp_pa
         ):
             _, steps = counted(world, 90_000, asked)
             assert steps * STEPS < MOST_STEPS, f"{asked}: {steps * STEPS} steps"
+        life, steps = with_steps(world, lambda connection: life_of_study(connection, 7))
+        assert life.first_received
+        assert steps < steps_first, "a study's life reads what is not its own"
 
 
 def counted(world: World, behind: int | None, wanted: WantedStudies = WantedStudies()):  # noqa: B008
     """Return the ids of a page, and how many hundred steps of SQLite's machine it took."""
+    found, steps = with_steps(world, lambda read: page_of_studies(read, wanted, 50, behind))
+    return [one["id"] for one in found], steps
+
+
+def with_steps(world: World, ask):
+    """Return an answer of the index, and how many hundred steps of SQLite's machine it took."""
     steps = [0]
 
     def step() -> int:
@@ -326,9 +342,9 @@ def counted(world: World, behind: int | None, wanted: WantedStudies = WantedStud
     with world.index.read() as connection:
         raw = connection.connection.driver_connection
         raw.set_progress_handler(step, STEPS)
-        ids = [one["id"] for one in page_of_studies(connection, wanted, 50, behind)]
+        found = ask(connection)
         raw.set_progress_handler(None, 0)
-    return ids, steps[0]
+    return found, steps[0]
 
 
 # --- what changes

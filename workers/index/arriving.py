@@ -135,11 +135,13 @@ class Life:
 
 def life_of_study(connection: Connection, study_id: int) -> Life:
     """Read the moments of one study and the words of its pair."""
+    # not in the condition: SQLite would walk along the index of outcomes, so along all arrivals
+    came = sa.case((arrival.c.outcome == "filed", arrival.c.received_at))
     received: Any = connection.execute(
-        sa.select(sa.func.min(arrival.c.received_at), sa.func.max(arrival.c.received_at))
+        sa.select(sa.func.min(came), sa.func.max(came))
         .join(instance, instance.c.instance_uid == arrival.c.instance_uid)
         .join(series, series.c.id == instance.c.series_id)
-        .where(series.c.study_id == study_id, arrival.c.outcome == "filed")
+        .where(series.c.study_id == study_id)
     ).one()
     row: Any = connection.execute(
         sa.select(study.c.first_at, study.c.last_at, pair.c.needed_at, pair.c.ready_at,
