@@ -5,7 +5,7 @@
 Studies of one CT and one PET series, each whole and with a pair that is ready, as rows alone: no
 file lies in the tree. Facts are those of a phantom (about 2 KB an instance; 5 M make about 20 GB).
 Keys are spread over their whole range, so that what is filed later falls between them. The root is
-prepared where it is not; what it holds stays.
+prepared where it is not; it is filled once.
 """
 
 from __future__ import annotations
