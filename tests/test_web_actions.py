@@ -12,7 +12,8 @@ from filing_world import World, a_world, encoded, tiny
 from web_serving import Served, Visitor, served
 
 from daemon.sweeper import Sweeper
-from daemon.web import actions
+from daemon.web.actions.acting import Undone
+from daemon.web.actions.held import _override
 from workers import clock
 from workers.completeness.judging import judge_studies
 from workers.completeness.overriding import override_pair
@@ -149,8 +150,8 @@ def test_a_choice_is_recorded_in_the_units_of_the_header(held, page):
 )
 def test_a_choice_that_is_none_changes_nothing(fields, words):
     shown = {"series": [{"series": "1.2.3"}]}
-    with pytest.raises(actions.Undone, match=words):
-        actions._override(fields, shown, forced=False)
+    with pytest.raises(Undone, match=words):
+        _override(fields, shown, forced=False)
 
 
 def test_waiting_longer_starts_the_time_anew_and_says_so(held, page):

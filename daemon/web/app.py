@@ -16,10 +16,12 @@ from starlette.staticfiles import StaticFiles
 
 from config.logs import get_logger
 from config.settings import Settings
-from daemon.web import actions, events, health, metrics, uploads
+from daemon.web import events, health, metrics, uploads
 from daemon.web.access import logging_in
 from daemon.web.access.assembling import access_middleware
 from daemon.web.access.csrf import csrf_field
+from daemon.web.actions import held as held_actions
+from daemon.web.actions import quarantine as quarantine_actions
 from daemon.web.pages import held, overview, studies, study
 from daemon.web.pages import settings as settings_pages
 from daemon.web.reading import Installation
@@ -80,7 +82,8 @@ def _routes() -> list[BaseRoute]:
         *logging_in.ROUTES,
         *metrics.ROUTES,
         *health.ROUTES,
-        *actions.ROUTES,
+        *held_actions.ROUTES,
+        *quarantine_actions.ROUTES,
         *uploads.ROUTES,
         Mount("/static", StaticFiles(directory=Path(__file__).parent / "static"), name="static"),
     ]

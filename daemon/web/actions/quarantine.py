@@ -1,0 +1,122 @@
+"""What a person decides about quarantined files, by the functions of `petct-ingest quarantine`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from config.logs import get_logger
+from daemon.web.access.guard import address_of
+from daemon.web.actions.acting import Action, Undone, action_of, in_thread, try_it
+from daemon.web.services import services_of
+from daemon.web.showing import installation, page
+from workers.filing.releasing import NotInQuarantine, drop_entry, retry_entry
+from workers.index.engine import MetadataIndex
+from workers.index.queries import SET_ASIDE, list_set_aside
+from workers.index.tables import arrival
+
+_ALL = 1_000_000
+_NOT_THERE = "Nothing was done: it is no longer in quarantine."
+
+log = get_logger(__name__)
+
+QUARANTINE = {
+    "retry": Action("File this again?", "It goes back to be filed as if it came anew.", "Retry"),
+    "drop": Action(
+        "Delete this file for good?", "It cannot be brought back.", "Delete for good", harms=True
+    ),
+}
+
+
+async def ask_quarantine(request: Request) -> Response:
+    """Show what would be done with a quarantined file."""
+    action = action_of(QUARANTINE, request)
+    index, entry = installation(request).index, request.path_params["entry"]
+    row = await in_thread(_read_set_aside, index, entry)
+    if row is None:
+        raise HTTPException(404, "This file is not in quarantine, or no longer.")
+    return page(request, "confirm.html", action=action, mark="", entry=row, back="/quarantine")
+
+
+async def do_quarantine(request: Request) -> Response:
+    """Retry or drop a file, once."""
+    name, entry = request.path_params["action"], request.path_params["entry"]
+    action_of(QUARANTINE, request)
+
+    def do() -> str:
+        services, index = services_of(request), installation(request).index
+        layout, by = services.settings.layout, f"web {address_of(request)}"
+        with services.acting:
+            try:
+                if name == "drop":
+                    drop_entry(index, layout, entry, by)
+                    return "It is deleted."
+                services.dispatcher.offer(retry_entry(index, layout, entry, by))
+            except NotInQuarantine:
+                raise Undone(_NOT_THERE) from None
+        return "It waits to be filed again."
+
+    await try_it(request, do)
+    return RedirectResponse("/quarantine", 303)
+
+
+async def ask_retry_all(request: Request) -> Response:
+    """Show how many files would be filed again."""
+    count = len(await in_thread(_all_entries, installation(request).index))
+    action = Action(
+        f"File all {count:,} again?", "They go back to be filed as if they came anew.", "Retry all"
+    )
+    return page(request, "confirm.html", action=action, mark="", back="/quarantine")
+
+
+async def do_retry_all(request: Request) -> Response:
+    """Retry every file; what cannot be given back stays."""
+
+    def do() -> str:
+        services, index = services_of(request), installation(request).index
+        given = left = 0
+        with services.acting:
+            for entry in _all_entries(index):
+                try:
+                    name = retry_entry(
+                        index, services.settings.layout, entry, f"web {address_of(request)}"
+                    )
+                except (NotInQuarantine, OSError) as error:
+                    log.warning("retry-failed", entry=entry, error=type(error).__name__)
+                    left += 1
+                else:
+                    services.dispatcher.offer(name)
+                    given += 1
+        stay = f" {left:,} stay: they could not be read." if left else ""
+        return f"{given:,} wait to be filed again.{stay}" if given or left else _NOT_THERE
+
+    await try_it(request, do)
+    return RedirectResponse("/quarantine", 303)
+
+
+def _read_set_aside(index: MetadataIndex, entry: str) -> dict[str, Any] | None:
+    with index.read() as connection:
+        row = connection.execute(
+            sa.select(arrival).where(
+                arrival.c.entry == entry, arrival.c.outcome.in_(SET_ASIDE)
+            )
+        ).first()  # fmt: skip
+    return None if row is None else dict(row._mapping)
+
+
+def _all_entries(index: MetadataIndex) -> list[str]:
+    with index.read() as connection:
+        return [str(one["entry"]) for one in list_set_aside(connection, limit=_ALL)]
+
+
+ROUTES = [
+    Route("/quarantine/retry-all", ask_retry_all, methods=["GET"]),
+    Route("/quarantine/retry-all", do_retry_all, methods=["POST"]),
+    Route("/quarantine/{entry:str}/{action:str}", ask_quarantine, methods=["GET"]),
+    Route("/quarantine/{entry:str}/{action:str}", do_quarantine, methods=["POST"]),
+]
