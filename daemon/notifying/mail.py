@@ -7,9 +7,10 @@ import os
 import smtplib
 import ssl
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from email.message import EmailMessage
 from email.utils import formatdate
+from types import MappingProxyType
 
 from config.settings import Settings
 from config.tables import EmailSettings
@@ -24,12 +25,14 @@ MOST_NOTICES = 1000
 MOST_LINES = 50
 """Of one topic; the rest is only counted."""
 
-_TITLES = {
-    Topic.DISK: "disk",
-    Topic.HELD: "held",
-    Topic.QUARANTINED: "set aside",
-    Topic.READY: "ready",
-}
+_TITLES: Mapping[Topic, str] = MappingProxyType(
+    {
+        Topic.DISK: "disk",
+        Topic.HELD: "held",
+        Topic.QUARANTINED: "set aside",
+        Topic.READY: "ready",
+    }
+)
 
 
 class Email:
