@@ -216,6 +216,8 @@ def main() -> int:
                     (place := Path(folder) / name).mkdir()
                     with peer(place) as one:
                         runs[name].append(measure(one, groups))
+                    rate = len(files) / runs[name][-1].indexed
+                    print(f"{name}: {rate:.0f} inst/s", file=sys.stderr, flush=True)
                     shutil.rmtree(place)
             report(associations, runs)
     return 0

@@ -50,7 +50,10 @@ def main() -> int:
             for root in (empty, *given.roots):
                 name = f"{indexed(root) // 100_000 / 10:g} M" if root != empty else "empty"
                 with ours(root) as peer:
-                    runs.setdefault(name, []).append(measure(peer, groups))
+                    one = measure(peer, groups)
+                runs.setdefault(name, []).append(one)
+                rate = len(files) / one.indexed
+                print(f"{name}: {rate:.0f} inst/s", file=sys.stderr, flush=True)
             shutil.rmtree(empty)
             shutil.rmtree(source)
     report(runs)
