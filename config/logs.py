@@ -94,10 +94,47 @@ class TextFormatter(logging.Formatter):
         return f"{head} {record.getMessage()} {words}".rstrip()
 
 
+class JournalFormatter(logging.Formatter):
+    """A line of another form behind its priority, as the journal reads it (sd-daemon(3))."""
+
+    _PRIORITIES = (
+        (logging.CRITICAL, 2),
+        (logging.ERROR, 3),
+        (logging.WARNING, 4),
+        (logging.INFO, 6),
+    )
+
+    def __init__(self, inner: logging.Formatter) -> None:
+        super().__init__()
+        self._inner = inner
+
+    def format(self, record: logging.LogRecord) -> str:
+        levels = (number for level, number in self._PRIORITIES if record.levelno >= level)
+        prefix = f"<{next(levels, 7)}>"
+        return "\n".join(prefix + line for line in self._inner.format(record).split("\n"))
+
+
+def _is_journal(stream: TextIO) -> bool:
+    """Tell whether a stream leads to the journal (systemd.exec(5), JOURNAL_STREAM)."""
+    given = os.environ.get("JOURNAL_STREAM")
+    if not given:
+        return False
+    try:
+        facts = os.fstat(stream.fileno())
+    except (OSError, ValueError):  # no file behind it
+        return False
+    return given == f"{facts.st_dev}:{facts.st_ino}"
+
+
 def configure_logging(settings: LoggingSettings, stream: TextIO | None = None) -> None:
-    """Send all logs to stderr in the form that the settings ask for; call once a process."""
-    handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(JsonFormatter() if settings.format == "json" else TextFormatter())
+    """Send all logs to stderr in the form that the settings ask for; call once a process.
+
+    Where stderr is the journal, each line carries its priority: `journalctl -p warning` finds it.
+    """
+    stream = stream or sys.stderr
+    handler = logging.StreamHandler(stream)
+    formatter = JsonFormatter() if settings.format == "json" else TextFormatter()
+    handler.setFormatter(JournalFormatter(formatter) if _is_journal(stream) else formatter)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)  # libraries speak up only when something is wrong

@@ -7,7 +7,8 @@ DaemonError
 ├── TlsUnusable          certificate, key or client CA of the receiver cannot be used
 ├── AccessUnusable       password or token of the web page cannot be used
 ├── UploadRefused        an upload is not taken, or not further
-└── Undelivered          a message was not taken by whom it is for
+├── Undelivered          a message was not taken by whom it is for
+└── CannotInstall        systemd units for these places or settings would not work
 """
 
 
@@ -55,3 +56,7 @@ class UploadRefused(DaemonError):
 
 class Undelivered(DaemonError):
     """Somebody who is to be told could not be; the message names no address and no secret."""
+
+
+class CannotInstall(DaemonError):
+    """Units for these places or settings would not work; the message says which and why."""

@@ -160,3 +160,22 @@ def test_short_is_stable_and_says_nothing() -> None:
     assert short("1.2.3") == short("1.2.3")
     assert len(short("SECRETID")) == 8
     assert short("a\udcff")
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_a_line_for_the_journal_carries_its_priority_and_one_for_a_file_does_not(
+    stream: io.StringIO, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    with (tmp_path / "journal").open("w+") as journal, (tmp_path / "file").open("w+") as file:
+        facts = (tmp_path / "journal").stat()
+        monkeypatch.setenv("JOURNAL_STREAM", f"{facts.st_dev}:{facts.st_ino}")
+        for target in (journal, file):
+            configure_logging(LoggingSettings(level="DEBUG", format=form), target)
+            log = get_logger("daemon.somewhere")
+            log.debug("looked")
+            log.info("filed", count=2)
+            log.warning("slow")
+            log.error("lost")
+            target.seek(0)
+        assert [line[:3] for line in journal] == ["<7>", "<6>", "<4>", "<3>"]
+        assert not any(line.startswith("<") for line in file)

@@ -31,6 +31,7 @@ _CHECKING = "daemon.cli.checking"
 _DEIDENTIFYING = "daemon.cli.deidentifying"
 _WEB = "daemon.cli.web"
 _NOTIFYING = "daemon.cli.notifying"
+_INSTALLING = "daemon.cli.installing"
 _RUN, _LOOK, _OFF = "Run", "Look and act", "Without a daemon"
 
 COMMANDS = (
@@ -62,6 +63,7 @@ COMMANDS = (
     LazyCommand(
         "deid-report", _DEIDENTIFYING, "deid_report", "Tell what would be de-identified.", _OFF
     ),
+    LazyCommand("install", _INSTALLING, "install", "Print or write systemd's units.", _OFF),
     LazyCommand("phantom", _OFFLINE, "phantom", "Write a synthetic PET/CT study.", _OFF),
 )
 

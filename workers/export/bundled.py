@@ -13,9 +13,10 @@ _SHARE = "petct_ingest_share"
 def bundled(name: str) -> Path:
     """Return the folder `notebooks` or `systemd`. Raises ExportFailed where there is none."""
     checkout = Path(__file__).resolve().parents[2]
-    for place in (checkout / _SHARE / name, Path(sysconfig.get_path("purelib")) / _SHARE / name):
+    places = [checkout / _SHARE / name, Path(sysconfig.get_path("purelib")) / _SHARE / name]
+    if (checkout / "pyproject.toml").is_file():
+        places.insert(0, checkout / name)  # an editable installation keeps copies that grow old
+    for place in places:
         if place.is_dir():
             return place
-    if (checkout / "pyproject.toml").is_file() and (checkout / name).is_dir():
-        return checkout / name
     raise ExportFailed(f"the folder {name}/ did not come with this installation")
