@@ -91,15 +91,12 @@ def list_set_aside(
     connection: Connection, *, limit: int = 1000, behind: str | None = None
 ) -> list[dict[str, Any]]:
     """List what lies in quarantine, newest first; `behind` is the last entry of the page before."""
-    asked = [arrival.c.outcome.in_(SET_ASIDE)]
+    asked: list[sa.ColumnElement[bool]] = [arrival.c.outcome.in_(SET_ASIDE)]
     if behind is not None:
         last = sa.select(arrival.c.id).where(arrival.c.entry == behind).scalar_subquery()
         asked.append(arrival.c.id < last)
     found = connection.execute(
-        sa.select(arrival)
-        .where(*asked)
-        .order_by(arrival.c.id.desc())
-        .limit(limit)
+        sa.select(arrival).where(*asked).order_by(arrival.c.id.desc()).limit(limit)
     )
     return [
         {
