@@ -70,7 +70,7 @@ def system(root: Path, inbox: Path) -> Iterator[int]:
         command = [sys.executable, "-P", "-m", "daemon", "run", "--config", str(config)]
         process = subprocess.Popen(command, stdout=log, stderr=log)
     try:
-        end = time.monotonic() + 60
+        end = time.monotonic() + 180
         while b"petct-ingest is ready" not in words.read_bytes():
             if process.poll() is not None or time.monotonic() > end:
                 raise RuntimeError(words.read_text())

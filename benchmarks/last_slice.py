@@ -51,7 +51,7 @@ def system(root: Path) -> Iterator[int]:
             env=os.environ | {"PETCT_INGEST_SPOOL__MINIMUM_FREE_MB": "100"},
         )
     try:
-        end = time.monotonic() + 60
+        end = time.monotonic() + 180
         while b"petct-ingest is ready" not in words.read_bytes():
             if process.poll() is not None or time.monotonic() > end:
                 raise RuntimeError(words.read_text())
