@@ -4,9 +4,9 @@
     python benchmarks/end_to_end.py --associations 1 4 --repeats 5 --instances 1200
 
 DCMTK's dcmsend sends the same phantom study to each in turn, from this machine, over as many
-associations as asked, its TCP_NODELAY set. Ours is `petct-ingest run` as it comes (receiver,
-watcher, workers, sweeper, queue server), an empty root; the clock stops when the index holds a row
-for each instance. Orthanc's is fresh too, SQLite and synchronous storage as they come: it indexes
+associations as asked, TCP_NODELAY set on both sides (else each instance waits 40 ms). Ours is
+`petct-ingest run` as it comes (receiver, watcher, workers, sweeper, queue server), an empty root;
+the clock stops when the index holds a row for each instance. Orthanc's is fresh too, SQLite and synchronous storage as they come: it indexes
 before it answers, so its clock stops with the senders, and its REST interface must count the same.
 Medians; ratios of runs in which both were measured one after the other; and what each process
 spent on a core, in milliseconds an instance. `--folder DIR` is on the file system to measure.
@@ -65,7 +65,8 @@ def study(folder: Path, instances: int, first_patient: int = 1) -> list[Path]:
     for patient in range(first_patient, first_patient + -(-instances // 1200)):
         place = folder / f"{patient}"
         spec = PhantomSpec(patient, size="whole-body")
-        write_study(spec, place, only=("CT IMAGES", "PET AC"))
+        if not place.exists():
+            write_study(spec, place, only=("CT IMAGES", "PET AC"))
         series = [sorted((place / name).iterdir()) for name in ("CT IMAGES", "PET AC")]
         both += [file for pair in zip(*series, strict=True) for file in pair]
     return both[:instances]
@@ -81,6 +82,7 @@ def serving(command: list[str], port: int) -> Iterator[int]:
     """Run a server until the block ends; it listens when the block begins."""
     process = subprocess.Popen(
         command,
+        env=os.environ | {"TCP_NODELAY": "1"},  # else DCMTK's side of Orthanc waits 40 ms
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
@@ -197,13 +199,14 @@ def main() -> int:
     asked.add_argument("--repeats", type=int, default=3)
     asked.add_argument("--associations", type=int, nargs="+", default=[1, 4])
     asked.add_argument("--only", choices=("ours", "orthanc"))
+    asked.add_argument("--study", type=Path, help="where the study is kept for the next time")
     asked.add_argument("--folder", type=Path, help="on the file system to measure")
     given = asked.parse_args()
     peers = {"ours": ours, "orthanc": orthanc}
     if given.only or not shutil.which("Orthanc"):
         peers = {given.only or "ours": peers[given.only or "ours"]}
     with tempfile.TemporaryDirectory(dir=given.folder) as folder:
-        files = study(Path(folder) / "source", given.instances)
+        files = study(given.study or Path(folder) / "source", given.instances)
         size = sum(path.stat().st_size for path in files) / 1e6
         print(
             f"{len(files)} instances, {size:.0f} MB, {os.cpu_count()} cores, {os.uname().release}"
