@@ -37,6 +37,20 @@ def test_a_taken_port_is_said_by_run_and_by_status_until_it_is_free(settings, tm
             assert run.end() == 0
 
 
+def test_nothing_waits_for_a_page_whose_port_is_taken(settings, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        command = petct("run", "--root", settings.root, "--roles", "sweep,web")
+        environment = {"PETCT_INGEST_WEB__ENABLED": "true", "PETCT_INGEST_WEB__PORT": str(port)}
+        with running(command, tmp_path / "run", **environment) as run:
+            run.await_output("petct-ingest is ready")
+            run.await_output(f"! the page does not listen: port {port} of 127.0.0.1 cannot be had")
+            other.close()
+            run.await_output(f"the page is at http://127.0.0.1:{port}/")
+            assert len(run.stdout.splitlines()) == 3
+            assert run.end() == 0
+
+
 def test_what_a_receiver_said_that_is_gone_counts_no_more(settings):
     from daemon.looking import look
 
