@@ -103,7 +103,8 @@ def _bind(web: WebSettings, stop: threading.Event) -> socket.socket | None:
             )[0]
             return socket.create_server(address[:2], family=family, backlog=_BACKLOG)
         except OSError as error:
-            why = os.strerror(error.errno) if (error.errno or 0) > 0 else str(error)
+            number = error.errno or 0  # below 0: of getaddrinfo
+            why = os.strerror(number) if number > 0 else str(error)
             Notifier.from_environment().status(
                 f"the page does not listen: port {web.port} of {web.host} cannot be had ({why});"
                 " it is tried again, or set web.port"

@@ -63,8 +63,8 @@ class HourCounts:
 
     def _count_arrivals(self, connection: Connection, after: int) -> None:
         newest = connection.execute(sa.select(sa.func.max(arrival.c.id))).scalar() or 0
-        came = sa.func.substr(sa.func.coalesce(arrival.c.received_at, arrival.c.at), 1, _HOUR)
-        left = sa.func.substr(arrival.c.at, 1, _HOUR)
+        came = _hour_in(sa.func.coalesce(arrival.c.received_at, arrival.c.at))
+        left = _hour_in(arrival.c.at)
         rows = connection.execute(
             sa.select(came, left, arrival.c.outcome, sa.func.count())
             .where(arrival.c.id > after, arrival.c.id <= newest)
@@ -85,6 +85,11 @@ class HourCounts:
         for number, at in rows:
             self._paired[at[:_HOUR]] += 1
             self._event = number
+
+
+def _hour_in(at: sa.ColumnElement[Any]) -> sa.ColumnElement[str]:
+    """Return the hour of a time; without parameters, of which PostgreSQL groups by each anew."""
+    return sa.func.substr(at, sa.literal_column("1"), sa.literal_column(str(_HOUR)))
 
 
 def _hour_of(moment: datetime) -> str:
