@@ -71,7 +71,7 @@ def survey(folder: Path | str, closed: frozenset[str]) -> Territory:
     inside = root.rstrip("/") + "/"
     nearest = Mount("", "")
     mounted = set()
-    for mount in _mounts():
+    for mount in mounts():
         if mount.point.startswith(inside):
             mounted.add(mount.point)
         elif inside.startswith(mount.point.rstrip("/") + "/") and len(mount.point) >= len(
@@ -108,7 +108,8 @@ def _own_folders(layout: Layout) -> tuple[Path, ...]:
     return (layout.root, layout.archive, layout.spool, layout.quarantine, layout.run)
 
 
-def _mounts() -> Iterator[Mount]:
+def mounts() -> Iterator[Mount]:
+    """Yield what is mounted here, in the order of mounting."""
     try:
         with open("/proc/self/mountinfo", "rb") as file:
             lines = file.read().splitlines()
