@@ -6,8 +6,9 @@
 DCMTK's dcmsend sends the same phantom study to each in turn, from this machine, over as many
 associations as asked, TCP_NODELAY set on both sides (else each instance waits 40 ms). Ours is
 `petct-ingest run` as it comes (receiver, watcher, workers, sweeper, queue server), an empty root;
-the clock stops when the index holds a row for each instance. Orthanc's is fresh too, SQLite and synchronous storage as they come: it indexes
-before it answers, so its clock stops with the senders, and its REST interface must count the same.
+the clock stops when the index holds a row for each instance. Orthanc's is fresh too, SQLite and
+synchronous storage as they come: it indexes before it answers, so its clock stops with the senders,
+and its REST interface must count the same.
 Medians; ratios of runs in which both were measured one after the other; and what each process
 spent on a core, in milliseconds an instance. `--folder DIR` is on the file system to measure.
 """

@@ -20,6 +20,7 @@ from workers.spool.batches import EntryName
 NAMES_LIMIT = 10_000
 """Names held in memory at most."""
 
+_LONGEST_BATCHES = 5
 _SHORTEST_WAIT_SECONDS = 0.1
 _LONGEST_WAIT_SECONDS = 5.0
 
@@ -29,9 +30,10 @@ log = get_logger(__name__)
 class Dispatcher:
     """Collect entry names and queue them in batches, from a thread of its own.
 
-    A job is made of up to `filing.batch_entries` names, or of what came within
-    `filing.batch_seconds`. A server that is away or a full queue is tried again with a growing
-    wait; meanwhile the oldest `NAMES_LIMIT` names are kept and later ones are dropped.
+    A job is made of up to `filing.batch_entries` names, or of those after which none came for
+    `filing.batch_seconds`; none waits more than five times as long. A server that is away or a
+    full queue is tried again with a growing wait; meanwhile the oldest `NAMES_LIMIT` names are kept
+    and later ones are dropped.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -39,6 +41,7 @@ class Dispatcher:
         self._names: deque[EntryName] = deque()
         self._changed = threading.Condition()
         self._closing = False
+        self._newest = 0.0
         self._dropped = 0
         self._connection: redis.Redis | None = None
         self._thread = threading.Thread(target=self._work, name="dispatcher", daemon=True)
@@ -51,6 +54,7 @@ class Dispatcher:
                 self._dropped += 1
                 return
             self._names.append(entry)
+            self._newest = time.monotonic()
             # the thread sleeps until a first name comes, then until its batch is full or due
             if len(self._names) in (1, self._settings.filing.batch_entries):
                 self._changed.notify()
@@ -84,13 +88,14 @@ class Dispatcher:
 
     def _next_batch(self) -> list[EntryName]:
         """Wait for a full or due batch; an empty one means that all is done."""
-        size = self._settings.filing.batch_entries
+        size, seconds = self._settings.filing.batch_entries, self._settings.filing.batch_seconds
         with self._changed:
             while not self._names and not self._closing:
                 self._changed.wait()
-            due = time.monotonic() + self._settings.filing.batch_seconds
+            latest = time.monotonic() + _LONGEST_BATCHES * seconds
             while len(self._names) < size and not self._closing:
-                left = due - time.monotonic()
+                # a sender that goes on gets fewer, larger batches: each syncs the disk some times
+                left = min(self._newest + seconds, latest) - time.monotonic()
                 if left <= 0:
                     break
                 self._changed.wait(left)

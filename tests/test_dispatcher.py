@@ -63,6 +63,20 @@ def test_a_small_batch_goes_when_its_time_is_over(dispatch, valkey):
     wait_until(lambda: len(queued_names(valkey)) == 2, 5)
 
 
+def test_a_sender_that_goes_on_gets_larger_batches_and_still_none_waits_long(dispatch, valkey):
+    one = dispatch(batch_entries=100, batch_seconds=0.4)
+    numbers = itertools.count()
+
+    def dispatched():
+        one.offer(name(next(numbers)))
+        return queued(valkey)
+
+    began = time.monotonic()
+    wait_until(dispatched, 10)
+    waited = time.monotonic() - began
+    assert 0.6 < waited < 8, "0.4 s for one that is alone"
+
+
 def test_many_names_are_split_into_jobs_in_their_order(dispatch, valkey):
     one = dispatch(batch_entries=100, batch_seconds=0.05)
     for number in range(250):
