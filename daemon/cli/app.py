@@ -33,6 +33,7 @@ _WEB = "daemon.cli.web"
 _NOTIFYING = "daemon.cli.notifying"
 _INSTALLING = "daemon.cli.installing"
 _DOCTORING = "daemon.cli.doctoring"
+_CONFIGURING = "daemon.cli.configuring"
 _RUN, _LOOK, _OFF = "Run", "Look and act", "Without a daemon"
 
 COMMANDS = (
@@ -59,6 +60,7 @@ COMMANDS = (
         "check", _CHECKING, "check_installation", "Compare disk and index, and mend.", _LOOK
     ),
     LazyCommand("doctor", _DOCTORING, "doctor", "Look at what it stands on, and advise.", _LOOK),
+    LazyCommand("config", _CONFIGURING, "config", "Explain the settings.", _LOOK),
     LazyCommand("export", _EXPORTING, "export", "Write tables, samples, lists for others.", _LOOK),
     LazyCommand("inspect", _OFFLINE, "inspect", "Explain roles, completeness and SUV.", _OFF),
     LazyCommand("pair", _OFFLINE, "pair", "Pair any DICOM folder.", _OFF),
