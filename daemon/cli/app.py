@@ -32,6 +32,7 @@ _DEIDENTIFYING = "daemon.cli.deidentifying"
 _WEB = "daemon.cli.web"
 _NOTIFYING = "daemon.cli.notifying"
 _INSTALLING = "daemon.cli.installing"
+_TOPPING = "daemon.cli.topping"
 _DOCTORING = "daemon.cli.doctoring"
 _CONFIGURING = "daemon.cli.configuring"
 _RUN, _LOOK, _OFF = "Run", "Look and act", "Without a daemon"
@@ -47,6 +48,7 @@ COMMANDS = (
     LazyCommand("notify", _NOTIFYING, "notify", "Tell by webhook and e-mail, alone.", _RUN),
     LazyCommand("valkey", _ROLES, "valkey", "Run the private queue server alone.", _RUN),
     LazyCommand("status", _STATUS, "status", "Show what arrived and what waits.", _LOOK),
+    LazyCommand("top", _TOPPING, "top", "Watch what happens now.", _LOOK),
     LazyCommand("studies", _FINDING, "studies", "List the studies.", _LOOK),
     LazyCommand("find", _FINDING, "find", "Find series or instances by any column.", _LOOK),
     LazyCommand("show", _FINDING, "show", "Show all of one study.", _LOOK),
