@@ -115,6 +115,9 @@ def test_a_batch_of_nobody_knows_where_is_kept_as_it_came_and_not_told(world: Wo
     assert world.tree() == {}
     assert world.outcome_of(name).code == "identifiable"
     assert world.kept_bytes(name) == secret_instance()
+    retry_entry(world.index, world.layout, name.identifier)
+    world.file()
+    assert world.tree() == {}, "a retry does not tell either where it came from"
 
 
 def test_what_was_set_aside_de_identified_stays_so_when_it_is_retried(world: World) -> None:

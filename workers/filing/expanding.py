@@ -22,6 +22,7 @@ from workers.archives.members import Finding
 from workers.archives.opening import kind_by_bytes, kind_by_name, open_archive
 from workers.errors import DataError, StoreUnavailable
 from workers.filing.ahead import Ahead
+from workers.filing.provenance import provenance_of
 from workers.filing.rows import insert_arrivals, insert_event, known_arrivals
 from workers.filing.work import Work, lock_entry, quarantine_work
 from workers.identity import check_identity
@@ -30,7 +31,6 @@ from workers.spool.batches import (
     BatchSource,
     BatchWriter,
     EntryName,
-    read_source,
     remove_if_empty,
     waiting_entries,
 )
@@ -145,10 +145,10 @@ def expand_entry(
             done = known_arrivals(connection, [entry.identifier])
         found = Expansion(_batch_name(entry))
         if not done:
-            source = _source_of(settings, entry)
+            source, policy = provenance_of(settings, entry.batch)
             intake = _Intake(index, refusal, offer, pause, ahead or Ahead())
             _expand(settings, entry, path, source, found, intake)
-            _commit(index, settings, Work(entry, path, file, source), found)
+            _commit(index, settings, Work(entry, path, file, source, policy=policy), found)
         path.unlink(missing_ok=True)
         remove_if_empty(layout, entry.batch)
     log.info("archive-expanded", entry=entry.identifier, members=found.members,
@@ -200,12 +200,6 @@ def _expand(
 
 
 def _commit(index: MetadataIndex, settings: Settings, work: Work, found: Expansion) -> None:
-    work.policy = settings.policy(
-        calling_ae=work.source.calling_ae,
-        called_ae=work.source.called_ae,
-        address=work.source.address,
-        folder=work.source.folder,
-    )
     if found.is_whole:
         work.becomes("expanded", reason=f"{found.members} members")
     else:
@@ -231,13 +225,6 @@ def _words(found: Expansion) -> str:
     more = f"; and {found.lost - len(told)} more" if found.lost > len(told) else ""
     words = f"{found.members} members were taken; not read: " + "; ".join(told) + more
     return words.encode("utf-8", "backslashreplace").decode()  # a tar's names may be any bytes
-
-
-def _source_of(settings: Settings, entry: EntryName) -> BatchSource:
-    try:
-        return read_source(settings.layout, entry.batch)
-    except (FileNotFoundError, ValueError, TypeError):  # it was deleted, or is damaged
-        return BatchSource(kind="folder")
 
 
 def _batch_name(entry: EntryName) -> str:

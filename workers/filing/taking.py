@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from config.logs import get_logger
 from config.settings import Settings
 from config.tables import SourcePolicy
 from workers.errors import DataError, Identifiable
@@ -19,15 +18,14 @@ from workers.filing.expanding import is_archive
 from workers.filing.labels import labels_of
 from workers.filing.left import forget_left
 from workers.filing.poison import Hand
+from workers.filing.provenance import is_lost, provenance_of
 from workers.filing.rows import known_arrivals
 from workers.filing.work import Work, lock_entry, quarantine_work
 from workers.index.engine import MetadataIndex
-from workers.spool.batches import BatchSource, EntryName, read_source
+from workers.spool.batches import BatchSource, EntryName
 
 if TYPE_CHECKING:
     from workers.deidentify.entry import EntryDeidentifier
-
-log = get_logger(__name__)
 
 
 class _Poison(DataError):
@@ -62,7 +60,7 @@ class Taker:
                 continue
             stack.enter_context(file)
             if name.batch not in sources:
-                sources[name.batch] = self._source_of(name.batch)
+                sources[name.batch] = provenance_of(self._settings, name.batch)
             source, policy = sources[name.batch]
             labels = labels_of(name.path, self._settings.labels.pattern)
             works.append(Work(name, path, file, source, policy=policy, labels=labels))
@@ -80,27 +78,6 @@ class Taker:
         work.path.unlink(missing_ok=True)
         hand.forget(work.identifier)
         forget_left(self._layout, work.identifier)
-
-    def _source_of(self, batch: str) -> tuple[BatchSource, SourcePolicy]:
-        """Return where a batch came from, and what is done with what comes from there."""
-        try:
-            source = read_source(self._layout, batch)
-        except (FileNotFoundError, ValueError, TypeError):  # it was deleted, or is damaged
-            log.warning("batch-without-description", batch=batch)
-            return BatchSource(kind="folder"), self._strictest()
-        return source, self._settings.policy(
-            calling_ae=source.calling_ae,
-            called_ae=source.called_ae,
-            address=source.address,
-            folder=source.folder,
-        )
-
-    def _strictest(self) -> SourcePolicy:
-        """Return the policy for a batch of nobody knows where: it may be one to de-identify."""
-        policy = SourcePolicy.nowhere()
-        if any(one.deidentify != "off" for one in self._settings.sources):
-            policy = policy.model_copy(update={"deidentify": "dicognito"})
-        return policy
 
     def examine(self, works: Sequence[Work], stack: ExitStack, hand: Hand) -> None:
         """Read what each entry is; what cannot be filed is skipped or set aside."""
@@ -126,7 +103,7 @@ class Taker:
         result = examine(work.file, path, work.source)
         if work.policy.deidentify == "off" or isinstance(result, Skip):
             return result
-        if work.source.kind == "folder" and not work.source.folder:
+        if is_lost(work.source):
             raise Identifiable("where it came from is lost, and it may be one to de-identify")
         subject = work.labels.subject if work.policy.patient_id == "subject" else None
         if subject == "":
