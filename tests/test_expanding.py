@@ -16,7 +16,18 @@ from typing import Any
 
 import odd_archives as odd
 import pytest
-from filing_world import FOLDER, World, a_world, die, encoded, in_child, make_world, tiny, uid_of
+from filing_world import (
+    FOLDER,
+    World,
+    a_world,
+    changed,
+    die,
+    encoded,
+    in_child,
+    make_world,
+    tiny,
+    uid_of,
+)  # fmt: skip
 
 from workers import durable, limits
 from workers.archives.members import Bounds
@@ -25,7 +36,7 @@ from workers.errors import StoreUnavailable
 from workers.filing import expanding
 from workers.filing.ahead import Ahead
 from workers.filing.expanding import Expansion, expand_entry, waiting_archives
-from workers.index.tables import event, series
+from workers.index.tables import arrival, event, series
 
 
 @pytest.fixture
@@ -374,3 +385,30 @@ def test_of_a_de_identified_source_no_members_name_is_told(tmp_path: Path) -> No
             path.read_bytes() for path in world.layout.archive.rglob("*") if path.is_file()
         )
         assert b"DOEJAN" not in told
+
+
+def test_members_of_an_archive_of_nobody_knows_where_are_kept_as_they_came(tmp_path: Path) -> None:
+    source = {"folder": FOLDER.folder, "deidentify": "dicognito"}
+    with a_world(tmp_path / "site", sources=[source]) as world:
+        named = changed(encoded(tiny("CT IMAGES")), PatientID="DOEJAN")
+        inner = odd.encrypted_zip().replace(b"secret.dcm", b"DOEJAN.dcm")
+        (entry,) = world.put({"scan.tar": tar({"a.dcm": named, "DOEJAN.zip": inner})})
+        (world.layout.ready / entry.batch / "batch.json").unlink()
+        expand_all(world)
+        world.file_all()
+        assert world.tree() == {}
+        assert {row.code for row in world.rows(arrival)} >= {"archive", "identifiable"}
+        world.close()
+        told = b"".join(path.read_bytes() for path in world.layout.root.glob("index.sqlite*"))
+        assert b"DOEJAN" not in told
+
+
+@pytest.mark.parametrize("name", ["in.tar/.", "in.tar/..", "in.tar/"])
+def test_no_name_hides_an_archive_from_the_limit_of_nesting(world: World, name: str) -> None:
+    deep = tar({"1.dcm": encoded(tiny("CT IMAGES"))})
+    for _ in range(limits.NESTED.maximum):
+        deep = tar({name: deep})
+    (entry,) = world.put({"scan.tar": deep})
+    expand_all(world)
+    assert list(waiting_archives(world.settings)) == [], "none is expanded as if it had come alone"
+    assert world.outcome_of(entry).code == "archive"

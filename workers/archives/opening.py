@@ -34,7 +34,7 @@ from workers.archives.members import (
     decompressed,
     read_exactly,
 )
-from workers.archives.paths import Paths
+from workers.archives.paths import Paths, safe_path
 from workers.errors import ArchiveDamaged, DataError, Exceeded
 
 _HEAD_BYTES = 512
@@ -129,7 +129,9 @@ class _Reading:
         self, prefix: str, name: str, stream: Stream, depth: int
     ) -> Iterator[Member | Finding]:
         begun = stream
-        if kind_by_name(name) is not None:
+        # by its path too, which may claim more ("x.zip/."): it would be an archive in the spool
+        path, _ = safe_path(prefix + name)
+        if kind_by_name(name) is not None or kind_by_name(path) is not None:
             try:
                 head = read_exactly(stream, _HEAD_BYTES)
             except DataError as error:
