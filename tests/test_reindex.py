@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from filing_world import (
+    FOLDER,
     SENDER,
     World,
     a_world,
@@ -36,7 +37,7 @@ from workers.completeness.judging import judge_studies
 from workers.errors import StoreUnavailable
 from workers.export.dictionary import dictionary_rows
 from workers.index.engine import prepare_index
-from workers.index.tables import folder, instance, pair, series
+from workers.index.tables import folder, instance, pair, series, study
 from workers.pairing.making import make_pair
 from workers.phantom.study import PhantomSpec, make_study
 
@@ -233,6 +234,29 @@ def test_a_lost_index_is_made_anew_and_says_the_same(tmp_path: Path) -> None:
     assert (after.state, after.revision, after.folder) == ("ready", 1, row_folder(world))
     now = (world.layout.archive / after.folder / "pet.npy").stat()
     assert (now.st_ino, now.st_mtime_ns) == (made.st_ino, made.st_mtime_ns)
+    world.check()
+    world.close()
+
+
+def test_a_lost_index_is_made_anew_with_the_prefixes_of_its_sources(tmp_path: Path) -> None:
+    source = {"folder": FOLDER.folder, "patient_id_prefix": "north-"}
+    settings = settings_for(tmp_path / "site", sources=[source])
+    prepare_index(settings).close()
+    world = World(settings)
+    world.put({"1": encoded(tiny("CT IMAGES", 0))})
+    world.file()
+    before = list(dictionary_rows(world.index, "instance"))
+    world.close()
+    for path in settings.layout.root.glob("index.sqlite*"):
+        path.unlink()
+    prepare_index(settings).close()
+    assert codes(adopt(world)) == {}
+    assert list(dictionary_rows(world.index, "instance")) == before
+    world.put({"2": encoded(tiny("CT IMAGES", 1))})
+    world.file()
+    (row,) = world.rows(study)
+    assert not row.two_patients
+    assert len({path.rpartition("/")[0] for path in world.tree()}) == 1
     world.check()
     world.close()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,10 +48,13 @@ def adopt_folders(
     archive: Path,
     folders: Sequence[tuple[Leaf, Sequence[ReadFile]]],
     origins: dict[tuple[str, str], Origin],
+    prefixes: Collection[str] = (),
 ) -> Adoption:
     """Commit what was read in whole folders; `origins` is of each (study, series), of the journal.
 
-    Headers say what an instance is, the folder says where it lies. Runs again with the same result.
+    `prefixes` are those that sources put before PatientIDs: a patient's folder that has one was
+    named by us. Headers say what an instance is, the folder says where it lies. Runs again with the
+    same result.
     """
     done = Adoption()
     with index.write() as connection:
@@ -66,20 +69,20 @@ def adopt_folders(
                 facts = one.instance.facts
                 before = known.get(facts.sop_instance_uid)
                 if before is not None:
-                    _meet(connection, archive, leaf, one, before, done)
+                    _meet(connection, archive, leaf, one, before, done, prefixes)
                     continue
                 if facts.sop_instance_uid in new:
                     earlier = new[facts.sop_instance_uid]
                     _tell_copy(done, one, earlier.path, earlier.instance.digests)
                     continue
-                place = _place(connection, leaf, facts, origins, places, at)
+                place = _place(connection, leaf, facts, origins, prefixes, places, at)
                 if isinstance(place, DataError):
                     done.tell(FindingCode.NOT_ADOPTED, one.path, str(place))
                     continue
                 new[facts.sop_instance_uid] = one
                 rows.append(instance_values(one.instance, place, one.file.name, at, one.columns))
                 series_of[facts.sop_instance_uid] = place.study_id, place.series_id
-            done.findings += _disagreements(leaf, found)
+            done.findings += _disagreements(leaf, found, prefixes)
         inserted = insert_new_rows(connection, instance, rows, instance.c.instance_uid)
         # on PostgreSQL another reindex may have been faster with some
         counts = Counter(series_of[uid] for uid in inserted)
@@ -102,6 +105,7 @@ def _place(
     leaf: Leaf,
     facts: InstanceFacts,
     origins: dict[tuple[str, str], Origin],
+    prefixes: Collection[str],
     places: dict[tuple[str, str], Place | DataError],
     at: str,
 ) -> Place | DataError:
@@ -114,6 +118,7 @@ def _place(
                 facts,
                 leaf.home,
                 leaf.digits,
+                prefix=_prefix_of(leaf, facts, prefixes),
                 source=origin.source,
                 at=at,
                 labels=origin.labels,
@@ -154,6 +159,7 @@ def _meet(
     one: ReadFile,
     before: KnownInstance,
     done: Adoption,
+    prefixes: Collection[str],
 ) -> None:
     """An instance that the index has: this file itself, a copy of it, or another one."""
     digests = one.instance.digests
@@ -183,8 +189,9 @@ def _meet(
                      series_id=before.series_id, source=ADOPTED)  # fmt: skip
     if str(before.path) != one.path:  # moved within the archive
         place, _ = place_adopted(
-            connection, facts, leaf.home, leaf.digits, source=ADOPTED, at=clock.utc_now()
-        )
+            connection, facts, leaf.home, leaf.digits, prefix=_prefix_of(leaf, facts, prefixes),
+            source=ADOPTED, at=clock.utc_now(),
+        )  # fmt: skip
         values |= {"folder_id": place.folder_id, "file_name": one.file.name}
     connection.execute(instance.update().where(instance.c.id == before.id).values(values))
 
@@ -199,11 +206,24 @@ def _is_adopted(connection: Connection, known: KnownInstance) -> bool:
     return bool(found.scalar())
 
 
-def _disagreements(leaf: Leaf, found: Sequence[ReadFile]) -> list[Finding]:
+def _prefix_of(leaf: Leaf, facts: InstanceFacts, prefixes: Collection[str]) -> str:
+    """Return the prefix that a folder's name has before its PatientID, "" where it has none."""
+    folder_name = leaf.home.partition("/")[0]
+    for prefix in ("", *prefixes):
+        patient = names.patient_name(facts.patient_id, facts.study_instance_uid, prefix)
+        if folder_name in (patient.name, names.with_suffix(patient)):
+            return prefix
+    return ""
+
+
+def _disagreements(
+    leaf: Leaf, found: Sequence[ReadFile], prefixes: Collection[str]
+) -> list[Finding]:
     """Name the folder once where its headers would call it otherwise."""
     for one in found:
         facts = one.instance.facts
-        patient = names.patient_name(facts.patient_id, facts.study_instance_uid)
+        prefix = _prefix_of(leaf, facts, prefixes)
+        patient = names.patient_name(facts.patient_id, facts.study_instance_uid, prefix)
         accession = names.accession_name(facts.accession_number, facts.study_instance_uid)
         folders = leaf.home.split("/")
         wrong = [

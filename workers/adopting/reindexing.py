@@ -135,6 +135,7 @@ def reindex(
     began = time.monotonic()
     report = ReindexReport()
     origins = origins_of(settings.layout.output)
+    prefixes = {one.patient_id_prefix: None for one in settings.sources if one.patient_id_prefix}
     known = KnownFiles(index)
     with open_readers(archive, processes) as readers:
         for lot, reading in _begun(_lots(archive, known), readers):
@@ -149,6 +150,7 @@ def reindex(
                     archive,
                     [(lot.leaves[path], list(one)) for path, one in folders],
                     origins,
+                    prefixes,
                 )
                 report.adopted += done.adopted
                 report.findings += done.findings

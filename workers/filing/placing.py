@@ -92,6 +92,7 @@ def place_adopted(
     home: str,
     digits: str,
     *,
+    prefix: str = "",
     source: str,
     at: str,
     labels: Labels = _NO_LABELS,
@@ -102,7 +103,7 @@ def place_adopted(
     The delivery's names stand from now on for the header's values, where nothing else does: what
     arrives later for this patient, accession and series joins them.
     """
-    patient = names.patient_name(facts.patient_id, facts.study_instance_uid)
+    patient = names.patient_name(facts.patient_id, facts.study_instance_uid, prefix)
     accession = names.accession_name(facts.accession_number, facts.study_instance_uid)
     study_id = _study(connection, facts, _shown(patient), at)
     series_id, new = _series(connection, facts, study_id, source, at, labels)
