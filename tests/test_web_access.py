@@ -149,11 +149,13 @@ def test_a_form_is_taken_from_our_own_page_alone(guarded):
             send_login(page, visitor, own | {"Origin": "http://evil.example"}, csrf=token),
             send_login(page, visitor, own | {"Origin": "null"}, csrf=token),
             send_login(page, visitor, own | {"Origin": "https://127.0.0.1"}, csrf=token),
+            send_login(page, visitor, own | {"Origin": "http://["}, csrf=token),
             send_login(page, visitor, own | {"Sec-Fetch-Site": "same-site"}, csrf=token),
             send_login(page, visitor, own | {"Sec-Fetch-Site": "cross-site"}, csrf=token),
             visitor.post("/login", content=b"{}", headers=own | {"Content-Type": "text/plain"}),
             visitor.post("/login", files={"csrf": token}, headers=own),  # multipart is for uploads
             visitor.post("/login", data={"x": "y" * 70_000, "csrf": token}, headers=own),
+            visitor.post("/login", data={"x": ["y"] * 200, "csrf": token}, headers=own),
         ]
         assert [answer.status_code for answer in wrong] == [403] * len(wrong)
         assert "not come from our own page" in wrong[0].text
@@ -241,10 +243,13 @@ def test_a_log_in_leads_nowhere_else(guarded):
 def test_a_link_of_another_site_asks_again_instead_of_forgetting_the_session(guarded):
     # a strict cookie does not come along with it, and the log-in would replace it
     with served(guarded) as page:
-        answer = page.client().get("/held", headers=BROWSER | {"Sec-Fetch-Site": "cross-site"})
+        visitor, headers = page.client(), BROWSER | {"Sec-Fetch-Site": "cross-site"}
+        answer = visitor.get("/held", headers=headers)
+        away = visitor.get(f"{visitor.origin}//evil.example/%2F", headers=headers)
     assert answer.status_code == 200
     assert 'content="0; url=/held"' in answer.text
     assert "set-cookie" not in answer.headers
+    assert 'content="0; url=/evil.example//"' in away.text
 
 
 def test_behind_tls_the_cookie_is_for_this_host_and_for_https(guarded):

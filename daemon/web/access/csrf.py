@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 import anyio
 from markupsafe import Markup
@@ -35,6 +35,7 @@ UPLOADS = "/upload"
 _FORM = "application/x-www-form-urlencoded"
 _MULTIPART = "multipart/form-data"
 _FORM_SECONDS = 30
+_MOST_FIELDS = 100
 
 log = get_logger(__name__)
 
@@ -64,9 +65,8 @@ def why_foreign(request: Request, web: WebSettings) -> str | None:
     if origin is None:
         return None
     scheme = "https" if is_secure(web) else "http"
-    said = urlsplit(origin)
-    ours = said.scheme == scheme and said.netloc.lower() == request.headers.get("host", "").lower()
-    return None if ours else "origin"
+    ours = f"{scheme}://{request.headers.get('host', '')}"
+    return None if origin.lower() == ours.lower() else "origin"
 
 
 class CsrfCheck:
@@ -110,7 +110,11 @@ class CsrfCheck:
         body = await _read(request)
         if body is None:
             return "too long", None
-        given = parse_qs(body.decode("latin-1"), max_num_fields=100).get(FIELD, [""])[0]
+        try:
+            fields = parse_qs(body.decode("latin-1"), max_num_fields=_MOST_FIELDS)
+        except ValueError:
+            return "too many fields", None
+        given = fields.get(FIELD, [""])[0]
         return (None if is_right(request, given) else "token"), body
 
 

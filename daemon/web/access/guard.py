@@ -150,7 +150,8 @@ def _digest(text: str) -> bytes:
 
 def _come_again(path: str) -> Response:
     """Let the browser ask once more by itself: with a link of another site it sends no cookie."""
-    refresh = f"0; url={quote(path)}"  # nothing in it is markup then
+    inside = "/" + path.lstrip("/")  # `//name/` would be the address of another site
+    refresh = f"0; url={quote(inside)}"  # nothing in it is markup then
     title = "<!doctype html><title>petct-ingest</title>"
     return HTMLResponse(f'{title}<meta http-equiv="refresh" content="{refresh}">')
 
