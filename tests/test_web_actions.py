@@ -162,7 +162,8 @@ def test_waiting_longer_starts_the_time_anew_and_says_so(held, page):
 
 def test_a_decision_on_nothing_is_not_found(page):
     visitor = page.client()
-    for path in ("/held/99/force", "/held/1/burn", "/held/x/force", "/quarantine/x/retry"):
+    for path in ("/held/99/force", "/held/1/burn", "/held/x/force", "/quarantine/x/retry",
+                 f"/held/{2**63}/force", f"/studies/{'9' * 5000}"):  # fmt: skip
         assert visitor.get(path).status_code == 404
 
 

@@ -20,6 +20,7 @@ from starlette.routing import Route
 
 from daemon.web.access.guard import address_of
 from daemon.web.actions.acting import Action, Undone, action_of, in_thread, try_it
+from daemon.web.pages.studies import id_of
 from daemon.web.services import services_of
 from daemon.web.showing import installation, page
 from workers.completeness.overriding import override_pair, wait_longer
@@ -72,10 +73,11 @@ async def ask_held(request: Request) -> Response:
 async def do_held(request: Request) -> Response:
     """Do it, unless the study is not as it was shown."""
     action_of(HELD, request)
+    study_id = _study_id(request)
     async with request.form(max_files=0) as form:
         fields = {key: str(value) for key, value in form.items()}
     await try_it(request, lambda: _decide(request, fields))
-    return RedirectResponse(f"/studies/{_study_id(request)}", 303)
+    return RedirectResponse(f"/studies/{study_id}", 303)
 
 
 def _decide(request: Request, fields: dict[str, str]) -> str:
@@ -140,10 +142,13 @@ def _read_study(index: MetadataIndex, study_id: int) -> _Shown | None:
 
 
 def _study_id(request: Request) -> int:
-    return int(request.path_params["study_id"])
+    found = id_of(request.path_params["study_id"])
+    if found is None:
+        raise HTTPException(404, "There is no such study.")
+    return found
 
 
 ROUTES = [
-    Route("/held/{study_id:int}/{action:str}", ask_held, methods=["GET"]),
-    Route("/held/{study_id:int}/{action:str}", do_held, methods=["POST"]),
+    Route("/held/{study_id}/{action:str}", ask_held, methods=["GET"]),
+    Route("/held/{study_id}/{action:str}", do_held, methods=["POST"]),
 ]

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from daemon.web.pages.studies import id_of
 from daemon.web.pair_files import PICTURE, PROVENANCE, read_pair_file, read_provenance
 from daemon.web.showing import installation, page
 from daemon.web.timeline import KINDS, timeline
@@ -20,7 +21,6 @@ from workers.showing import show_study
 
 _MOST_SET_ASIDE = 200
 _MOST_EVENTS = 100
-_LARGEST_ID = 2**63 - 1
 _NO_PAIR: dict[str, Any] = {"state": None, "folder": None, "reasons": [], "ct": None}
 _MEDIA_TYPES = {PICTURE: "image/png", PROVENANCE: "application/json"}
 
@@ -50,7 +50,7 @@ def study(request: Request) -> Response:
 
 
 def pair_file(request: Request) -> Response:
-    _, known = _known(request)
+    study_id, known = _known(request)
     name = request.path_params["name"]
     pair = known["pair"] or _NO_PAIR
     layout = installation(request).settings.layout
@@ -59,10 +59,8 @@ def pair_file(request: Request) -> Response:
         raise HTTPException(404, "There is no such file of a pair.")
     headers = {}
     if name == PROVENANCE:
-        study_id, revision = request.path_params["id"], pair["revision"]
-        headers["Content-Disposition"] = (
-            f'attachment; filename="pair-{study_id}-revision-{revision}.json"'
-        )
+        file = f"pair-{study_id}-revision-{pair['revision']}.json"
+        headers["Content-Disposition"] = f'attachment; filename="{file}"'
     return Response(found, media_type=_MEDIA_TYPES[name], headers=headers)
 
 
@@ -74,16 +72,16 @@ def series_name(one: dict[str, Any]) -> str:
 
 def _known(request: Request) -> tuple[int, dict[str, Any]]:
     """Return the study that the address names by its row. Raises HTTPException where none is."""
-    study_id: int = request.path_params["id"]
+    study_id = id_of(request.path_params["id"])
     here = installation(request)
     uid = None
-    if study_id <= _LARGEST_ID:
+    if study_id is not None:
         with here.index.read() as connection:
             uid = uid_of(connection, study_id)
     known = uid and show_study(
         here.index, here.settings.layout, uid, most_set_aside=_MOST_SET_ASIDE
     )
-    if not known:
+    if study_id is None or not known:
         raise HTTPException(404, "There is no such study.")
     return study_id, known
 
@@ -102,6 +100,6 @@ def _candidates(
 
 
 ROUTES = [
-    Route("/studies/{id:int}", study),
-    Route("/studies/{id:int}/pair/{name}", pair_file),
+    Route("/studies/{id}", study),
+    Route("/studies/{id}/pair/{name}", pair_file),
 ]
