@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import tomllib
-from importlib.metadata import PackageNotFoundError, metadata, version
+from importlib.metadata import PackageNotFoundError, files, metadata, version
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,10 @@ def licence_of(package: str) -> str:
     if plain and "\n" not in plain and len(plain) <= _LONGEST_LICENCE_NAME:
         return plain
     classifiers = [one for one in says.get_all("Classifier") or [] if "OSI Approved" in one]
-    return classifiers[0].rpartition(" :: ")[2]
+    if classifiers:
+        return classifiers[0].rpartition(" :: ")[2]
+    (file,) = [one for one in files(package) or [] if one.name == "LICENSE"]
+    return file.read_text().strip().splitlines()[0]
 
 
 @pytest.mark.parametrize("heading", list(wanted()))

@@ -125,7 +125,7 @@ def draw(view: View) -> RenderableType:
 
 def _heading(view: View) -> Text:
     hours = [one.received for one in view.snapshot.hours]
-    text = Text(f"petct-ingest  {view.at[:19].replace('T', ' ')} UTC", "bold")
+    text = Text(f"petct-ingest  {view.at[11:19]} UTC", "bold")
     if any(hours):
         text.append("   24 h ", "dim").append(_spark(hours), "cyan")
         text.append(f" {sum(hours):,} received", "dim")
@@ -143,9 +143,12 @@ def _numbers(view: View) -> Table:
     table = Table(
         Column(no_wrap=True), Column(ratio=1), show_header=False, box=None, pad_edge=False
     )
+    studies = "study" if counts.studies == 1 else "studies"
     lately = f"{status.filed_lately / RATE_SECONDS:.1f} a second in 5 minutes"
     now = "" if view.rate is None else f"{view.rate:.1f} a second now, "
-    table.add_row("filed", f"{counts.filed:,} instances, {counts.studies:,} studies; {now}{lately}")
+    table.add_row(
+        "filed", f"{counts.filed:,} instances, {counts.studies:,} {studies}; {now}{lately}"
+    )
     oldest = "" if status.oldest_seconds is None else f", oldest for {status.oldest_seconds:,.0f} s"
     queues = ", ".join(f"{name} {depth:,}" for name, depth in status.queues.items())
     table.add_row("waiting", f"{status.waiting:,}{oldest}; queues: {queues}")
