@@ -26,7 +26,7 @@ from typer.testing import CliRunner
 
 from daemon.cli.app import app
 from workers.completeness.judging import judge_studies
-from workers.errors import ExportFailed
+from workers.errors import ExportFailed, StoreUnavailable
 from workers.export.datalist import ReadyPair, split_by_patient
 from workers.export.dictionary import COLUMNS, dictionary_rows
 from workers.export.sample import export_sample
@@ -318,3 +318,15 @@ def test_a_sample_of_what_is_not_there_says_so(paired: World, tmp_path: Path) ->
     with pytest.raises(ExportFailed, match="not empty"):
         export_sample(paired.index, site, STUDY.study_uid, tmp_path / "b", books)
     assert os.listdir(tmp_path) == ["b"]
+
+
+@pytest.mark.parametrize("words", [("datalist", "x"), ("omidb", "x"), ("sample", "STUDY", "x")])
+def test_what_needs_the_tree_is_refused_where_the_archive_is_another_one(
+    paired: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("PETCT_INGEST_PATHS__ARCHIVE", str(tmp_path / "elsewhere"))
+    *first, out = words
+    arguments = ["export", *first, str(tmp_path / out), "--root", str(paired.layout.root)]
+    with pytest.raises(StoreUnavailable, match="identity"):
+        CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert not (tmp_path / out).exists()

@@ -27,6 +27,7 @@ from workers.export.dictionary import (
 from workers.export.omidb import export_omidb
 from workers.export.sample import export_sample
 from workers.export.writing import write_csv, write_csv_to, write_parquet
+from workers.identity import check_archive
 from workers.index.engine import MetadataIndex, open_index
 
 export = typer.Typer(no_args_is_help=True, help="Write tables, samples and lists for others.")
@@ -85,7 +86,7 @@ def datalist(
 ) -> None:
     """Write which pairs a training script loads, split by patient."""
     settings = settings_of(root, config)
-    with _index(settings) as index:
+    with _index(settings, of_tree=True) as index:
         pairs = ready_pairs(index, settings.layout.output)
         found = split_by_patient(pairs, validation=validation, seed=seed, any_units=any_units)
     write_datalist(out, found, relative=relative)
@@ -105,7 +106,7 @@ def sample(
 ) -> None:
     """Write one study's pair, DICOM files and notebooks into a folder that can be given away."""
     settings = settings_of(root, config)
-    with _index(settings) as index, progress() as step:
+    with _index(settings, of_tree=True) as index, progress() as step:
         count = export_sample(
             index, settings.layout, study, out, bundled("notebooks"), partial(step, "copying")
         )
@@ -127,7 +128,7 @@ def omidb(
 ) -> None:
     """Write or refresh an OMI-DB: images, headers, clients and episodes."""
     settings = settings_of(root, config)
-    with _index(settings) as index, progress() as step:
+    with _index(settings, of_tree=True) as index, progress() as step:
         total = count_instances(index)
         report = export_omidb(
             index,
@@ -163,9 +164,12 @@ def _rows(index: MetadataIndex, level: _Level) -> Iterator[Iterator[Mapping[str,
 
 
 @contextmanager
-def _index(settings: Settings) -> Iterator[MetadataIndex]:
+def _index(settings: Settings, *, of_tree: bool = False) -> Iterator[MetadataIndex]:
+    """Open the index; `of_tree` also asks whether its archive is there."""
     index = open_index(settings)
     try:
+        if of_tree:  # else its pairs and files would only seem to be missing
+            check_archive(settings.layout, index.identities().archive)
         yield index
     finally:
         index.close()
