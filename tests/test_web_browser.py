@@ -153,6 +153,24 @@ def test_everybody_can_read_every_page_on_any_screen(browser, world, scheme):  #
             assert not serious, f"{path}: {serious}"
 
 
+def test_a_tab_that_nobody_sees_takes_no_connection_from_those_that_are_seen(world, page):  # noqa: F811
+    def show(hidden: str) -> None:
+        page.evaluate(
+            f"Object.defineProperty(document, 'hidden', {{get: () => {hidden}, configurable: true}})"
+        )
+        page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+
+    with served(world.settings) as site:
+        pulse = site.app.state.pulse
+        page.goto(site.address)
+        wait_until(lambda: pulse.streams == 1, 10, "the page listens")
+        show("true")
+        wait_until(lambda: pulse.streams == 0, 10, "the hidden page lets go")
+        show("false")
+        wait_until(lambda: pulse.streams == 1, 10, "the page listens again")
+        page.goto("about:blank")
+
+
 def test_without_a_script_every_page_reads_the_same(browser, world):  # noqa: F811
     with (
         served(world.settings) as site,

@@ -3,6 +3,7 @@
 // that changed. Without this script every page reads the same, as it was when it was loaded.
 
 const PAUSE_MS = 1500; // between two looks, however much happens
+const AGAIN_MS = 30000; // after the server refused to be listened to
 
 function swapParts(fresh) {
   for (const part of document.querySelectorAll("[data-live]")) {
@@ -39,6 +40,7 @@ function follow(address) {
   const note = document.getElementById("following");
   let waiting = false;
   let busy = false;
+  let events = null;
 
   async function look() {
     if (busy || document.hidden) {
@@ -60,19 +62,35 @@ function follow(address) {
     }, PAUSE_MS);
   }
 
-  const events = new EventSource(address);
-  events.addEventListener("change", look);
-  events.addEventListener("tick", look);
-  events.addEventListener("open", () => {
-    note.textContent = "This page follows what happens.";
-    look();
-  });
-  events.addEventListener("error", () => {
+  // A browser has six connections for a server: a tab that nobody sees holds none of them.
+  function listen() {
+    if (document.hidden) {
+      events?.close();
+      events = null;
+    } else if (events === null) {
+      events = new EventSource(address);
+      events.addEventListener("change", look);
+      events.addEventListener("tick", look);
+      events.addEventListener("open", () => {
+        note.textContent = "This page follows what happens.";
+        look();
+      });
+      events.addEventListener("error", missed);
+    }
+  }
+
+  function missed() {
     note.textContent = "The page does not hear from its server; what it shows may be old.";
-  });
-  document.addEventListener("visibilitychange", () => {
-    if (!document.hidden && waiting) look();
-  });
+    if (events?.readyState !== EventSource.CLOSED) return; // the browser tries again
+    events = null;
+    setTimeout(() => {
+      listen();
+      look(); // leads to the log-in, where the session is over
+    }, AGAIN_MS);
+  }
+
+  document.addEventListener("visibilitychange", listen);
+  listen();
 }
 
 if (document.body.dataset.events) follow(document.body.dataset.events);
