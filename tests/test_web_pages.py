@@ -18,6 +18,7 @@ from web_world import ACCESSIONS, MARKUP, PATIENTS, fill
 
 from config.origins import Origin, explain
 from config.settings import Settings, load_settings
+from daemon.web import events
 from daemon.web.chart import draw, round_up
 from daemon.web.events import Pulse, _stream
 from daemon.web.pair_files import read_pair_file
@@ -369,6 +370,27 @@ def test_a_page_hears_of_what_concerns_it(world):
 
         assert asyncio.run(first_words()) == ["retry: 5000\n\n"]
         assert pulse.streams == 0
+
+
+def test_pages_that_ask_all_at_once_are_no_more_than_may_listen(world, monkeypatch):
+    monkeypatch.setattr(events, "MOST_STREAMS", 2)
+    monkeypatch.setattr(events, "_LOOK_SECONDS", 0.01)
+
+    async def listening(pulse: Pulse) -> int:
+        streams = [_stream(pulse, None) for _ in range(4)]
+        for one in streams:
+            await anext(one)
+        following = [asyncio.ensure_future(anext(one, "ended")) for one in streams]
+        await asyncio.wait(following, return_when=asyncio.FIRST_COMPLETED)
+        found = pulse.streams
+        pulse.stopping = True
+        assert await asyncio.gather(*following) == ["ended"] * 4
+        return found
+
+    with closing(Installation(world.settings)) as installation:
+        pulse = Pulse(installation)
+        assert asyncio.run(listening(pulse)) == 2
+    assert pulse.streams == 0
 
 
 def test_hours_are_counted_once_and_old_ones_forgotten(tmp_path):

@@ -76,6 +76,8 @@ async def _stream(pulse: Pulse, study: int | None) -> AsyncIterator[str]:
     pulse.streams += 1
     try:
         yield f"retry: {_AGAIN_MILLISECONDS}\n\n"
+        if pulse.streams > MOST_STREAMS:  # many asked at once
+            return
         before, told_at = await run_in_threadpool(pulse.newest, study), time.monotonic()
         while not pulse.stopping:
             await asyncio.sleep(_LOOK_SECONDS)
