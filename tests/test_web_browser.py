@@ -154,19 +154,18 @@ def test_everybody_can_read_every_page_on_any_screen(browser, world, scheme):  #
 
 
 def test_a_tab_that_nobody_sees_takes_no_connection_from_those_that_are_seen(world, page):  # noqa: F811
-    def show(hidden: str) -> None:
-        page.evaluate(
-            f"Object.defineProperty(document, 'hidden', {{get: () => {hidden}, configurable: true}})"
-        )
+    def hide(hidden: bool) -> None:
+        define = "value => Object.defineProperty(document, 'hidden', {value, configurable: true})"
+        page.evaluate(define, hidden)
         page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
 
     with served(world.settings) as site:
         pulse = site.app.state.pulse
         page.goto(site.address)
         wait_until(lambda: pulse.streams == 1, 10, "the page listens")
-        show("true")
+        hide(True)
         wait_until(lambda: pulse.streams == 0, 10, "the hidden page lets go")
-        show("false")
+        hide(False)
         wait_until(lambda: pulse.streams == 1, 10, "the page listens again")
         page.goto("about:blank")
 
