@@ -266,7 +266,10 @@ def test_who_guesses_waits_longer_and_longer_and_the_right_password_waits_too(gu
         assert [one.status_code for one in tries] == [403] * limiting.FREE_TRIES + [429]
         assert int(tries[-1].headers["retry-after"]) >= 1
         assert visitor.log_in(PASSWORD).status_code == 429
-        assert page.client().get("/metrics", headers=bearer("x" * 30)).status_code == 429
+        assert visitor.get("/healthz", headers=bearer(TOKEN)).status_code == 200
+        assert visitor.log_in(PASSWORD).status_code == 429, "a scrape forgave what was guessed"
+        strangers = [visitor.get("/metrics", headers=bearer("x" * 30)) for _ in tries]
+        assert [one.status_code for one in strangers] == [401] * limiting.FREE_TRIES + [429]
     assert "web-login-delayed" in kinds(guarded)
 
 

@@ -32,6 +32,8 @@ class Services:
     room: Room
     sessions: Sessions
     limits: LoginLimits = field(default_factory=LoginLimits)
+    token_limits: LoginLimits = field(default_factory=LoginLimits)
+    """Their own: a scrape that succeeds forgives no guessed password of the same address."""
     key: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
     """Of the forms' tokens; another one after each start."""
     said: dict[str, list[str]] = field(default_factory=dict)

@@ -78,13 +78,13 @@ class Guard:
         if request.method not in ("GET", "HEAD") or request.scope["path"] not in MACHINES:
             return _unauthorized("The token opens /metrics, /healthz and /readyz alone.")
         now = clock.monotonic()
-        if wait := services.limits.try_now(address, now):
+        if wait := services.token_limits.try_now(address, now):
             return PlainTextResponse("Too many tries.\n", 429, {"Retry-After": str(int(wait) + 1)})
         if not token_fits(self._settings, given):
             log.warning("web-token-refused", address=address)
             services.notes.note("web-token-refused", by=address)
             return _unauthorized("That is not the token of web.token_file.")
-        services.limits.succeeded(address)
+        services.token_limits.succeeded(address)
         request.state.trusted = True
         return None
 
