@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.padding import Padding
 
 from config.origins import Explained, Origin, explain
 from config.places import lines_of, variable_of
@@ -18,6 +17,7 @@ from config.problems import Problem, device_of, find_problems, why_unreadable
 from config.settings import Settings
 from daemon.cli.escaping import shown
 from daemon.cli.options import Config, Root, settings_of
+from daemon.cli.sentences import tell
 
 EXIT_PROBLEM = 3
 """A setting cannot work; it was named."""
@@ -93,11 +93,10 @@ def _print(console: Console, rows: list[_Row], problems: tuple[Problem, ...]) ->
             if default != one.value:
                 place += f", default {default}"
         console.print(f"{name} = {escape(shown(one.value))}")
-        where = f"[cyan]{escape(shown(place))}[/cyan]"
-        words = f": {escape(one.meaning)}" if one.meaning else ""
-        console.print(Padding(f"{where}{words}", (0, 0, 0, 4)), style="dim")
+        words = f": {one.meaning}" if one.meaning else ""
+        tell(console, "    ", f"{shown(place)}{words}", "dim")
     for problem in problems:
         style = "bold red" if problem.fails else "bold yellow"
-        console.print(f"! {problem.key}: {escape(shown(problem.words))}", style=style)
+        tell(console, "! ", f"{problem.key}: {shown(problem.words)}", style)
     if not problems:
         console.print("nothing speaks against them", style="green")

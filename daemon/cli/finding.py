@@ -19,6 +19,7 @@ from config.settings import Settings
 from daemon.cli.escaping import shown
 from daemon.cli.events import read_time
 from daemon.cli.options import Config, Root, settings_of
+from daemon.cli.sentences import tell
 from workers.completeness.role_names import Role
 from workers.errors import ExportFailed
 from workers.export.matching import check_columns, find_rows
@@ -248,7 +249,7 @@ def _say(console: Console, name: str, value: Any) -> None:
     """Print one fact, a list a line each; nothing where it is absent."""
     for one in value if isinstance(value, list | tuple) else [value]:
         if one not in (None, ""):
-            console.print(f"  {name:<10} {_plain(one)}")
+            tell(console, f"  {name:<10} ", shown(one))
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from rich.table import Column, Table
 from config.settings import Settings
 from daemon.cli.escaping import shown
 from daemon.cli.options import Config, Root, acting_user, settings_of
+from daemon.cli.sentences import tell
 from workers.completeness.overriding import override_pair, wait_longer
 from workers.filing.releasing import drop_entry, retry_entry
 from workers.index.engine import MetadataIndex, open_index
@@ -48,7 +49,7 @@ def list_held(
     for one in found:
         console.print(f"[bold]{one['study']}[/bold]  patient {_escape(one['patient_ID'])}")
         for reason in one["pair"]["reasons"]:
-            console.print(f"  {_escape(reason)}")
+            tell(console, "  ", shown(reason))
         console.print(f"  then: petct-ingest held force|choose|wait {one['study']}", style="dim")
     if not found:
         console.print("Nothing is held.")
@@ -179,7 +180,7 @@ def _override(settings: Settings, study: str, given: Override) -> None:
     console = _console()
     console.print(f"recorded; the pair is now {pair.get('state')}")
     for reason in pair.get("reasons", ()):
-        console.print(f"  {_escape(reason)}")
+        tell(console, "  ", shown(reason))
 
 
 @contextmanager

@@ -16,7 +16,9 @@ from rich.markup import escape
 from rich.table import Column, Table
 from rich.tree import Tree
 
+from daemon.cli.escaping import shown
 from daemon.cli.progress import progress
+from daemon.cli.sentences import tell
 
 if TYPE_CHECKING:
     from daemon.demo import DemoResult
@@ -117,7 +119,7 @@ def pair(
     else:
         console = Console(soft_wrap=True)
         for reason in result.reasons:
-            console.print(escape(reason))
+            tell(console, "", shown(reason))
         console.print(f"{result.state}" + (f": {out}" if result.state == "ready" else ""))
     if result.state != "ready":
         raise typer.Exit(EXIT_HELD)
@@ -146,7 +148,7 @@ def _print_inspection(console: Console, found: Inspection) -> None:
         pair_words = study["pair"]
         console.print(f"pair: [bold]{pair_words['state']}[/bold]")
         for reason in pair_words["reasons"]:
-            console.print(f"  {escape(reason)}")
+            tell(console, "  ", shown(reason))
     for one in found.rejected:
         console.print(f"not read: {escape(one.path)}: {escape(one.reason)}")
 

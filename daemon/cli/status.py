@@ -25,8 +25,9 @@ def status(root: Root = None, config: Config = None, as_json: Json = False) -> N
 
 def _print_status(found: Status) -> None:
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
+
+    from daemon.cli.sentences import tell
 
     console, counts = Console(soft_wrap=True), found.counts
     table = Table(show_header=False)
@@ -47,7 +48,7 @@ def _print_status(found: Status) -> None:
     table.add_row("queues", ", ".join(f"{n:,} {name}" for name, n in found.queues.items()))
     console.print(table)
     for trouble in found.troubles:
-        console.print(f"! {escape(shown(trouble))}", style="bold red")
+        tell(console, "! ", shown(trouble), "bold red")
     if counts.quarantined:
         console.print("see: petct-ingest quarantine", style="dim")
     if counts.pairs.get("held"):
