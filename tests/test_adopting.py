@@ -109,12 +109,13 @@ def test_twins_in_case_are_told_and_what_comes_later_is_not_merged(
         (home / "IM1").write_bytes(contents[patient, 0])
     report = adopt(world)
     assert codes(report) == {"case-clash": 1}
-    send(world, contents["Case", 1], contents["case", 1])
+    other = changed(contents["case", 1], SeriesInstanceUID="2.25.1", SOPInstanceUID="2.25.2")
+    send(world, contents["Case", 1], contents["case", 1], other)
     homes = {row.id: row.home for row in world.rows(folder)}
     where = [homes[row.folder_id] for row in world.rows(instance)]
-    assert where[:3] == ["Case/A", "case/A", "Case/A"]
-    assert where[3].startswith("case-")
-    assert [row.instances for row in world.rows(series)] == [2, 2]
+    assert where[:4] == ["Case/A", "case/A", "Case/A", "case/A"], "a known series is joined"
+    assert where[4].startswith("case-")
+    assert [row.instances for row in world.rows(series)] == [2, 2, 1]
 
 
 def test_the_same_instance_with_other_pixels_in_one_folder_is_a_conflict(

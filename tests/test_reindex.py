@@ -349,6 +349,20 @@ def test_headers_win_over_folder_names_and_it_is_told(world: World, delivery: Pa
     assert len(world.rows(folder)) == 1, "what arrives later joins it"
 
 
+def test_a_known_series_is_joined_where_a_patient_has_several_folders(
+    world: World, delivery: Path
+) -> None:
+    for number, name in enumerate(("VISIT-1", "VISIT-2")):
+        home = delivery / name / "A" / "studies" / "1" / "2" / "3" / str(number)
+        home.mkdir(parents=True)
+        (home / "IM1").write_bytes(encoded(tiny("CT IMAGES", 0, study_number=number + 1)))
+    adopt(world)
+    before = {path.rpartition("/")[0] for path in world.tree()}
+    send(world, *(encoded(tiny("CT IMAGES", 1, study_number=number)) for number in (1, 2)))
+    assert {path.rpartition("/")[0] for path in world.tree()} == before
+    assert [row.instances for row in world.rows(series)] == [2, 2]
+
+
 def test_names_that_differ_in_case_alone_stay_two_patients(world: World, delivery: Path) -> None:
     for patient in ("Case", "case"):
         home = delivery / patient / "A" / "studies" / "1" / "2" / "3" / "4"

@@ -216,7 +216,7 @@ def _twins(listing: _Listing) -> Iterator[Finding]:
     for name in listing.folders:
         first = seen.setdefault(name.lower(), name)
         if first != name:
-            words = f"{as_text(first)} is another one: what comes later for it has its own folder"
+            words = f"{as_text(first)} is another one: a new series for it gets its own folder"
             path = f"{listing.path}/{name}" if listing.path else name
             yield Finding(FindingCode.CASE_CLASH, as_text(path), words)
 

@@ -56,6 +56,9 @@ def place_instance(
     accession = names.accession_name(facts.accession_number, facts.study_instance_uid)
     study_id = _study(connection, facts, _shown(patient), at)
     series_id, new = _series(connection, facts, study_id, source, at, labels)
+    joined = _adopted_place(connection, facts, series_id, _shown(patient))
+    if joined is not None:
+        return joined, new
     patient_component = _component(connection, "", patient)
     home = f"{patient_component}/{_component(connection, patient_component, accession)}"
     folder_id, digits = _folder(connection, facts, study_id, series_id, home)
@@ -75,9 +78,14 @@ def find_place(connection: Connection, facts: InstanceFacts, *, prefix: str) -> 
             sa.or_(study.c["patient_ID"] == _shown(patient), study.c.two_patients),
         )
     ).first()
+    if known is None:
+        return None
+    joined = _adopted_place(connection, facts, known.id, _shown(patient))
+    if joined is not None:
+        return joined
     above = _known_component(connection, "", patient)
     below = None if above is None else _known_component(connection, above, accession)
-    if known is None or below is None:
+    if below is None:
         return None
     home = f"{above}/{below}"
     found = connection.execute(_folder_of(known.id, home)).first()
@@ -130,6 +138,32 @@ def place_adopted(
         )
     ).scalar_one()
     return Place(study_id, series_id, int(folder_id), home, digits), new
+
+
+def _adopted_place(
+    connection: Connection, facts: InstanceFacts, series_id: int, shown: str
+) -> Place | None:
+    """Find the folder of a delivery that a known series lies in, whatever the delivery calls it.
+
+    None where it is not the folder of this very patient and accession number.
+    """
+    found = connection.execute(
+        sa.select(series.c.study_id, folder.c.id, folder.c.home, folder.c.digits)
+        .join(series, series.c.id == folder.c.series_id)
+        .join(study, study.c.id == series.c.study_id)
+        .where(
+            folder.c.series_id == series_id,
+            folder.c.adopted,
+            folder.c.accession_number == facts.accession_number,
+            study.c["patient_ID"] == shown,
+            ~study.c.two_patients,
+        )
+        .order_by(folder.c.id)
+        .limit(1)
+    ).first()
+    if found is None:
+        return None
+    return Place(found.study_id, series_id, int(found.id), str(found.home), str(found.digits))
 
 
 def _shown(patient: names.Named) -> str:
