@@ -221,8 +221,11 @@ def test_held_studies_and_set_aside_files_lead_to_what_can_be_done(client, world
     aside = text_of(client, "/quarantine")
     for action in ("retry", "drop"):
         assert f'href="/quarantine/{entry}/{action}"' in aside
-        assert client.get(f"/quarantine/{entry}/{action}").status_code == 200
+        asked = client.get(f"/quarantine/{entry}/{action}")
+        assert asked.status_code == 200
+        assert "notes.dcm" in asked.text
     assert "not-dicom" in aside
+    assert "notes.dcm" in aside
     assert entry not in text_of(client, f"/quarantine?behind={entry}")
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 
 from config.layout import Layout
-from workers.filing.quarantine import read_reason
+from workers.filing.quarantine import original_path
 from workers.index.engine import MetadataIndex
 from workers.index.queries import SET_ASIDE
 from workers.index.tables import arrival
@@ -60,12 +59,9 @@ def what_became(index: MetadataIndex, layout: Layout, batch: str) -> Became | No
 
 
 def _told(layout: Layout, row: Any) -> dict[str, Any]:
-    path = ""
-    with suppress(OSError, ValueError):  # retried or dropped this moment
-        path = str(read_reason(layout.quarantine, row.entry)["original_path"])
     return {
         "entry": row.entry,
         "what": row.code or row.outcome,
         "reason": row.reason or "",
-        "path": path,
+        "path": original_path(layout.quarantine, row.entry),
     }

@@ -84,6 +84,14 @@ def read_reason(quarantine: Path, entry: str) -> dict[str, Any]:
     return raw
 
 
+def original_path(quarantine: Path, entry: str) -> str:
+    """Return the path that an entry came under, or "" where that cannot be read just now."""
+    try:
+        return str(read_reason(quarantine, entry)["original_path"])
+    except (OSError, ValueError, LookupError):  # retried or dropped this moment
+        return ""
+
+
 def remove(quarantine: Path, entry: str) -> None:
     """Remove a file and its reason, the file first."""
     file_of(quarantine, entry).unlink(missing_ok=True)

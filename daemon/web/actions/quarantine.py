@@ -13,8 +13,10 @@ from starlette.routing import Route
 from config.logs import get_logger
 from daemon.web.access.guard import address_of
 from daemon.web.actions.acting import Action, Undone, action_of, in_thread, try_it
+from daemon.web.reading import Installation
 from daemon.web.services import services_of
 from daemon.web.showing import installation, page
+from workers.filing.quarantine import original_path
 from workers.filing.releasing import NotInQuarantine, drop_entry, retry_entry
 from workers.index.engine import MetadataIndex
 from workers.index.queries import SET_ASIDE, list_set_aside
@@ -36,8 +38,7 @@ QUARANTINE = {
 async def ask_quarantine(request: Request) -> Response:
     """Show what would be done with a quarantined file."""
     action = action_of(QUARANTINE, request)
-    index, entry = installation(request).index, request.path_params["entry"]
-    row = await in_thread(_read_set_aside, index, entry)
+    row = await in_thread(_read_set_aside, installation(request), request.path_params["entry"])
     if row is None:
         raise HTTPException(404, "This file is not in quarantine, or no longer.")
     return page(request, "confirm.html", action=action, mark="", entry=row, back="/quarantine")
@@ -99,14 +100,16 @@ async def do_retry_all(request: Request) -> Response:
     return RedirectResponse("/quarantine", 303)
 
 
-def _read_set_aside(index: MetadataIndex, entry: str) -> dict[str, Any] | None:
-    with index.read() as connection:
+def _read_set_aside(here: Installation, entry: str) -> dict[str, Any] | None:
+    with here.index.read() as connection:
         row = connection.execute(
             sa.select(arrival).where(
                 arrival.c.entry == entry, arrival.c.outcome.in_(SET_ASIDE)
             )
         ).first()  # fmt: skip
-    return None if row is None else dict(row._mapping)
+    if row is None:
+        return None
+    return dict(row._mapping) | {"path": original_path(here.settings.layout.quarantine, entry)}
 
 
 def _all_entries(index: MetadataIndex) -> list[str]:

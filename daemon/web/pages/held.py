@@ -8,6 +8,7 @@ from starlette.routing import Route
 
 from daemon.web.pages.studies import id_of
 from daemon.web.showing import installation, page
+from workers.filing.quarantine import original_path
 from workers.index.queries import list_set_aside
 from workers.index.searching import WantedStudies, page_of_studies
 
@@ -24,10 +25,13 @@ def held(request: Request) -> Response:
 
 def quarantine(request: Request) -> Response:
     behind = request.query_params.get("behind") or None
-    with installation(request).index.read() as connection:
+    here = installation(request)
+    with here.index.read() as connection:
         found = list_set_aside(connection, limit=A_PAGE + 1, behind=behind)
     following = found[A_PAGE - 1]["entry"] if len(found) > A_PAGE else None
-    return page(request, "quarantine.html", entries=found[:A_PAGE], following=following)
+    folder = here.settings.layout.quarantine
+    entries = [one | {"path": original_path(folder, one["entry"])} for one in found[:A_PAGE]]
+    return page(request, "quarantine.html", entries=entries, following=following)
 
 
 ROUTES = [Route("/held", held), Route("/quarantine", quarantine)]
