@@ -181,6 +181,7 @@ def test_a_study_tells_its_series_its_pair_and_its_life(client):
         "Revision 1",
     ):
         assert told in words, told
+    assert 'href="/held/1/choose"' in text_of(client, "/studies/1")
     life = ["The first instance is received", "is complete", "The pair is decided", "revision 1"]
     begin = words.index("From the first byte to the pair")
     places = [words.index(told, begin) for told in life]
