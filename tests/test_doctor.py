@@ -9,6 +9,7 @@ from installation import Installation
 from running import petct, running, wait_until
 
 from daemon.doctor.findings import (
+    MEMORY_FILE_SYSTEMS,
     Level,
     judge_clock,
     judge_file_system,
@@ -19,7 +20,7 @@ from daemon.doctor.findings import (
 from daemon.doctor.stores import file_system_of, files_per_second
 
 
-def examined(*options: object, code: int, **settings: object) -> dict[str, dict]:
+def examined(*options: object, code: int) -> dict[str, dict]:
     command = petct("doctor", "--json", *options)
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == code, done.stdout + done.stderr
@@ -28,6 +29,11 @@ def examined(*options: object, code: int, **settings: object) -> dict[str, dict]
     for one in found["checks"]:
         assert bool(one["advice"]) == (one["level"] != "ok"), one
     return {one["name"]: one for one in found["checks"]}
+
+
+def well_on(folder) -> int:
+    """The exit code of an installation that is well, but for lying where tests lie."""
+    return 3 if file_system_of(folder) in MEMORY_FILE_SYSTEMS else 0
 
 
 @pytest.mark.parametrize(
@@ -102,7 +108,7 @@ def test_of_a_running_system_it_asks_receiver_and_queue_server(tmp_path, monkeyp
     monkeypatch.setenv("PETCT_INGEST_RECEIVER__PORT", str(one.port))
     monkeypatch.setenv("PETCT_INGEST_RECEIVER__ALLOW_CALLING_AE", '["PACS1"]')
     with one.run("--roles", "valkey,sweep,receive"):
-        found = examined("--root", one.root, code=0)
+        found = examined("--root", one.root, code=well_on(tmp_path))
         assert found[f"DICOM port {one.port}"]["words"] == "answers C-ECHO"
         assert found["queue server"]["words"].endswith("answers")
         assert {"index", "spool", "archive", "disk", "speed of the spool"} <= set(found)
@@ -120,6 +126,6 @@ def test_a_receiver_of_another_root_is_told_from_ours(settings, tmp_path, monkey
     one.layout.make_private()
     with running(petct("receive", "--root", one.root), tmp_path / "other"):
         wait_until(lambda: (one.layout.run / "receiver.port").exists())
-        found = examined("--root", tmp_path / "two", code=0)
+        found = examined("--root", tmp_path / "two", code=well_on(tmp_path))
     assert found[f"DICOM port {one.port}"]["level"] == "warn"
     assert "not of this root" in found[f"DICOM port {one.port}"]["words"]

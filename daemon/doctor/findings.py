@@ -69,7 +69,10 @@ def judge_speed(what: str, files_per_second: float) -> Finding:
 def judge_watches(folders: int, counted_all: bool, watches: int, instances: int) -> Finding:
     """Judge the limits of inotify against the folders that are watched; each needs a watch."""
     name = "inotify limits"
-    words = f"{folders:,}{'' if counted_all else ' or more'} folders, {watches:,} watches"
+    more = "" if counted_all else " or more"
+    words = (
+        f"{folders:,}{more} watched {'folder' if folders == 1 else 'folders'}, {watches:,} watches"
+    )
     if instances < _FEW_INSTANCES:
         advice = "sysctl fs.inotify.max_user_instances=128"
         return Finding(name, Level.WARN, f"{instances} instances for a user", advice)
