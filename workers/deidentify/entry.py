@@ -27,7 +27,7 @@ from pydicom.errors import BytesLengthException
 from config.layout import Layout
 from workers import durable
 from workers.deidentify.rules import Deidentifier, why_held
-from workers.deidentify.secret import read_seed
+from workers.deidentify.secret import seed_of_archive
 from workers.errors import DataError, Hostile, Identifiable
 from workers.header.read import check_whole, read_open_header
 
@@ -52,7 +52,7 @@ class EntryDeidentifier:
     """De-identify the entries of one installation; one object a worker process."""
 
     def __init__(self, layout: Layout, seed_file: Path) -> None:
-        self._seed = read_seed(seed_file)
+        self._seed = seed_of_archive(layout, seed_file)
         self._rules = Deidentifier(self._seed)
         self._layout = layout
         self._notes = _notes(layout)
