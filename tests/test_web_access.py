@@ -6,6 +6,7 @@ import os
 import re
 import socket
 import subprocess
+import threading
 from pathlib import Path
 
 import httpx
@@ -24,6 +25,7 @@ from daemon.web.access.hosts import is_ours
 from daemon.web.access.limiting import LoginLimits
 from daemon.web.access.passwords import HashedPassword, read_password, why_unfit
 from daemon.web.access.sessions import Sessions
+from daemon.web.serving import run_web
 from workers.spool.notes import take_notes
 
 PASSWORD = "a few good words"
@@ -90,6 +92,23 @@ def test_a_password_that_cannot_be_read_stops_the_page_at_its_start(guarded):
     (guarded.root / "web.token").write_text("short")
     with pytest.raises(AccessUnusable, match=r"web\.token_file"):
         access_middleware(guarded)
+
+
+@pytest.mark.parametrize(("behind_tls", "warns"), [(False, True), (True, False)])
+def test_a_password_that_crosses_the_network_in_the_clear_is_warned_of(
+    guarded, caplog, behind_tls, warns
+):
+    caplog.set_level("INFO")
+    settings = with_web(guarded, host="0.0.0.0", port=0, behind_tls=behind_tls)
+    stop = threading.Event()
+    role = threading.Thread(target=run_web, args=(settings, stop))
+    role.start()
+    try:
+        wait_until(lambda: "page-listens" in caplog.text, 20, "the page listens")
+    finally:
+        stop.set()
+        role.join(20)
+    assert ("page-unencrypted" in caplog.text) == warns
 
 
 # host names ---------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from config.settings import Settings
 from config.tables import WebSettings
 from daemon.errors import TlsUnusable
 from daemon.processes import Notifier
+from daemon.web.access.cookies import is_secure
 from daemon.web.app import make_app
 from workers.durable import replace_file
 
@@ -63,6 +64,8 @@ def run_web(settings: Settings, stop: threading.Event, *, config: Path | None = 
         with _serving(server, bound, stop):
             port = bound.getsockname()[1]
             replace_file(port_file(settings.layout), f"{port}\n".encode("ascii"), 0o644)
+            if not settings.web.is_loopback and not is_secure(settings.web):
+                log.warning("page-unencrypted", advice="set web.certificate and web.key")
             log.info("page-listens", host=settings.web.host, port=port)
             try:
                 stop.wait()
