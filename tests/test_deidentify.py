@@ -8,6 +8,7 @@ import os
 import stat
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filing_world import encoded, tiny
@@ -53,7 +54,11 @@ def test_every_attribute_of_the_first_table_is_replaced(keyword: str) -> None:
 @pytest.mark.parametrize("keyword", [*REMOVED, *FREE_TEXT])
 def test_every_attribute_of_the_second_table_is_removed(keyword: str) -> None:
     dataset = tiny()
-    value = b"Oxford Street 1 " if keyword == "DataSetTrailingPadding" else "Oxford Street 1"
+    value: Any = "Oxford Street 1"
+    if keyword == "DataSetTrailingPadding":
+        value = value.encode() + b" "
+    elif keyword.endswith("Sequence"):
+        value = Sequence([Dataset()])
     setattr(dataset, keyword, value)
     inner = Dataset()
     setattr(inner, keyword, value)

@@ -79,6 +79,7 @@ FREE_TEXT = (
     "PatientState",
     "PatientTransportArrangements",
     "PersonAddress",
+    "PersonIdentificationCodeSequence",
     "PersonTelecomInformation",
     "PersonTelephoneNumbers",
     "ReasonForStudy",
