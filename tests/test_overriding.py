@@ -13,8 +13,14 @@ from filing_world import World, a_world, encoded
 
 from daemon.sweeper import Sweeper
 from workers import clock
+from workers.adopting.finishing import restore_overrides
 from workers.completeness.judging import judge_studies
-from workers.completeness.overriding import NoSuchStudy, override_pair, wait_longer
+from workers.completeness.overriding import (
+    NoSuchStudy,
+    forget_override,
+    override_pair,
+    wait_longer,
+)
 from workers.filing.journal import read_facts
 from workers.index.tables import event, pair, series, study
 from workers.pairing.evidence import Override
@@ -68,6 +74,19 @@ def test_what_was_said_before_is_kept(world: World) -> None:
     override_pair(world.index, world.settings, SPEC.uid(), Override(forced=True))
     said = json.loads(the_pair(world).override)
     assert (said["weight_kg"], said["forced"]) == (81.5, True)
+
+
+def test_what_was_said_is_taken_back(world: World) -> None:
+    asked = (world.index, world.settings, SPEC.uid())
+    override_pair(*asked, Override(weight_kg=81.5, forced=True))
+    assert the_pair(world).state == "pending"
+    forget_override(*asked, "anna")
+    assert (the_pair(world).state, the_pair(world).override) == ("held", None)
+    with pytest.raises(NoSuchStudy, match="nothing was decided"):
+        forget_override(*asked)
+    restore_overrides(world.index, world.settings)  # as into a lost index
+    assert the_pair(world).override is None
+    assert [one.kind for one in world.rows(event)].count("override-forgotten") == 1
 
 
 def test_the_same_word_twice_makes_one_generation(world: World) -> None:

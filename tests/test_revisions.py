@@ -130,7 +130,7 @@ class Site:
         for word in words:
             assert word in self.reasons
             assert word in listed
-        assert "held force|choose|wait" in listed
+        assert "held force|choose|forget|wait" in listed
         assert "held" in self.told("studies")
 
 

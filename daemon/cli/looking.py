@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any
 
@@ -16,10 +16,12 @@ from config.settings import Settings
 from daemon.cli.escaping import shown
 from daemon.cli.options import Config, Root, acting_user, settings_of
 from daemon.cli.sentences import tell
-from workers.completeness.overriding import override_pair, wait_longer
+from workers.completeness.judging import PairWish
+from workers.completeness.overriding import forget_override, override_pair, wait_longer
 from workers.filing.releasing import drop_entry, retry_entry
 from workers.index.engine import MetadataIndex, open_index
 from workers.index.queries import list_set_aside, list_studies
+from workers.index.tables import study as study_table
 from workers.jobs import ask_for_pairs
 from workers.pairing.evidence import Override
 
@@ -50,7 +52,9 @@ def list_held(
         console.print(f"[bold]{one['study']}[/bold]  patient {_escape(one['patient_ID'])}")
         for reason in one["pair"]["reasons"]:
             tell(console, "  ", shown(reason))
-        console.print(f"  then: petct-ingest held force|choose|wait {one['study']}", style="dim")
+        console.print(
+            f"  then: petct-ingest held force|choose|forget|wait {one['study']}", style="dim"
+        )
     if not found:
         console.print("Nothing is held.")
 
@@ -85,6 +89,15 @@ def choose(
     """Choose the PET or the CT, or give a weight or dose; every check still applies."""
     given = Override(pet=pet, ct=ct, weight_kg=weight_kg, dose_bq=dose_bq)
     _override(_settings(context, root, config), study, given)
+
+
+@held.command()
+def forget(context: typer.Context, study: Study, root: Root = None, config: Config = None) -> None:
+    """Take back what was forced, chosen or given: the study is judged by its evidence alone."""
+    settings = _settings(context, root, config)
+    with _index(settings) as index:
+        wishes = forget_override(index, settings, study, acting_user())
+        _tell_pair(settings, index, study, wishes)
 
 
 @held.command()
@@ -173,9 +186,16 @@ def _entries(index: MetadataIndex, entry: str | None, everything: bool) -> list[
 def _override(settings: Settings, study: str, given: Override) -> None:
     with _index(settings) as index:
         wishes = override_pair(index, settings, study, given, acting_user())
-        ask_for_pairs(settings, wishes)
-        with index.read() as connection:
-            found = [one for one in list_studies(connection) if one["study"] == study]
+        _tell_pair(settings, index, study, wishes)
+
+
+def _tell_pair(
+    settings: Settings, index: MetadataIndex, uid: str, wishes: Sequence[PairWish]
+) -> None:
+    """Ask for the pairs that are wanted now, and tell what a study's pair has become."""
+    ask_for_pairs(settings, wishes)
+    with index.read() as connection:
+        found = list_studies(connection, limit=1, where=[study_table.c.study == uid])
     pair: dict[str, Any] = found[0]["pair"] if found else {}
     console = _console()
     console.print(f"recorded; the pair is now {pair.get('state')}")

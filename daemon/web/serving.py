@@ -99,6 +99,7 @@ def _serving(server: uvicorn.Server, bound: socket.socket, stop: threading.Event
 def _bind(web: WebSettings, stop: threading.Event) -> socket.socket | None:
     """Take the port, again and again while another program has it; None when stopped meanwhile."""
     wait = _FIRST_RETRY_SECONDS
+    told = ""
     while not stop.is_set():
         try:
             family, *_, address = socket.getaddrinfo(
@@ -112,8 +113,10 @@ def _bind(web: WebSettings, stop: threading.Event) -> socket.socket | None:
                 f"the page does not listen: port {web.port} of {web.host} cannot be had ({why});"
                 " it is tried again, or set web.port"
             )
-            log.warning("port-unavailable", host=web.host, port=web.port, reason=why,
-                        next_try_in_seconds=wait)  # fmt: skip
+            if why != told:
+                log.warning("port-unavailable", host=web.host, port=web.port, reason=why,
+                            longest_wait_in_seconds=_LONGEST_RETRY_SECONDS)  # fmt: skip
+            told = why
         stop.wait(wait)
         wait = min(2 * wait, _LONGEST_RETRY_SECONDS)
     return None

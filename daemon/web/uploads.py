@@ -157,7 +157,7 @@ class _Body:
 async def _refused(
     request: Request, body: _Body, refusal: UploadRefused, received: Received | None = None
 ) -> Response:
-    log.warning("upload-refused", status=refusal.status, reason=str(refusal))
+    log.debug("upload-refused", status=refusal.status, reason=str(refusal))
     await body.linger()
     received = received or Received("", 0, 0)
     if _wants_json(request):

@@ -71,6 +71,8 @@ def restore_overrides(index: MetadataIndex, settings: Settings) -> None:
             override = Override(**{key: fact[key] for key in fact if key in known})
         except TypeError:
             continue
+        if override == Override():  # taken back
+            continue
         words = json.dumps({key: getattr(override, key) for key in known})
         with index.write() as connection:
             study_id = connection.execute(

@@ -1,9 +1,10 @@
-"""A person's word on a study's pair: force, choose, wait; recorded in the archive's journal."""
+"""A person's word on a study's pair: force, choose, forget, wait; kept in the archive's journal."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -16,6 +17,15 @@ from workers.filing.rows import insert_event
 from workers.index.engine import MetadataIndex
 from workers.index.tables import pair, series, study
 from workers.pairing.evidence import Override
+
+
+@dataclass(frozen=True, slots=True)
+class _Word:
+    """What is said of a study from now on; None: nothing."""
+
+    study_uid: str
+    study_id: int
+    override: Override | None
 
 
 class NoSuchStudy(WorkersError):
@@ -37,36 +47,60 @@ def override_pair(
     Raises NoSuchStudy for an unknown study, or a PET or CT that the index does not have.
     """
     with index.read() as connection:
-        row = connection.execute(
-            sa.select(study.c.id, pair.c.id.label("pair_id"), pair.c.override)
-            .join(pair, pair.c.study_id == study.c.id, isouter=True)
-            .where(study.c.study == study_uid)
-        ).first()
-        if row is None or row.pair_id is None:
-            raise NoSuchStudy(
-                f"no pair to decide in study {study_uid!r}: `petct-ingest held` lists them"
-            )
+        study_id, before = _said_before(connection, study_uid)
         for uid in filter(None, (given.pet, given.ct)):
             known = sa.select(series.c.id).where(series.c.series == uid)
             if connection.execute(known).first() is None:
                 raise NoSuchStudy(f"no series {uid!r} in the index")
-    before = read_override(row.override) or Override()
     said = {key: value for key, value in asdict(given).items() if value not in (None, False)}
-    override = replace(before, **said)
-    at = clock.utc_now()
-    append_facts(
-        settings.layout.output,
-        [{"kind": "override", "study": study_uid, "at": at, **asdict(override)}],
-        settings.layout.file_mode,
-    )
+    override = replace(before or Override(), **said)
+    _record(index, settings, _Word(study_uid, study_id, override), "override", by=by, **said)
+    return judge_studies(index, settings, [study_id])
+
+
+def forget_override(
+    index: MetadataIndex, settings: Settings, study_uid: str, by: str | None = None
+) -> list[PairWish]:
+    """Take back all that was said of a study's pair, and judge it by its evidence alone.
+
+    Raises NoSuchStudy for an unknown study, and for one of which nothing was said.
+    """
+    with index.read() as connection:
+        study_id, before = _said_before(connection, study_uid)
+    if before is None:
+        raise NoSuchStudy(f"nothing was decided for study {study_uid!r}: nothing to forget")
+    _record(index, settings, _Word(study_uid, study_id, None), "override-forgotten", by=by)
+    return judge_studies(index, settings, [study_id])
+
+
+def _said_before(connection: sa.Connection, study_uid: str) -> tuple[int, Override | None]:
+    """Return the row of a study that has a pair to decide, and what was said of it."""
+    row = connection.execute(
+        sa.select(study.c.id, pair.c.override)
+        .join(pair, pair.c.study_id == study.c.id)
+        .where(study.c.study == study_uid)
+    ).first()
+    if row is None:
+        raise NoSuchStudy(
+            f"no pair to decide in study {study_uid!r}: `petct-ingest held` lists them"
+        )
+    return int(row.id), read_override(row.override)
+
+
+def _record(
+    index: MetadataIndex, settings: Settings, word: _Word, kind: str, **details: Any
+) -> None:
+    """Write what counts from now on into the journal, then with an event into the index."""
+    words, at = asdict(word.override or Override()), clock.utc_now()
+    fact = {"kind": "override", "study": word.study_uid, "at": at, **words}
+    append_facts(settings.layout.output, [fact], settings.layout.file_mode)
     with index.write() as connection:
         connection.execute(
             pair.update()
-            .where(pair.c.id == row.pair_id)
-            .values(override=json.dumps(asdict(override)))
+            .where(pair.c.study_id == word.study_id)
+            .values(override=None if word.override is None else json.dumps(words))
         )
-        insert_event(connection, "override", at, study_id=row.id, by=by, **said)
-    return judge_studies(index, settings, [row.id])
+        insert_event(connection, kind, at, study_id=word.study_id, **details)
 
 
 def wait_longer(

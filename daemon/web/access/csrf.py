@@ -91,7 +91,7 @@ class CsrfCheck:
         if wrong is None:
             await self._app(scope, receive if body is None else _again(body, receive), send)
             return
-        log.warning("web-request-refused", wrong=wrong, path=scope["path"][:50])
+        log.debug("web-request-refused", wrong=wrong, path=scope["path"][:50])
         services_of(request).notes.note("web-request-refused", by=_address(request), reason=wrong)
         words = "This did not come from our own page, or the page was old: load it anew, try again."
         await page(request, "error.html", 403, code=403, words=words)(scope, receive, send)

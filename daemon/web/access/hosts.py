@@ -58,7 +58,7 @@ class HostCheck:
             said = Headers(scope=scope).getlist("host")
             reached = str((scope.get("server") or ("",))[0])
             if len(said) != 1 or not is_ours(said[0], self._web, reached):
-                log.warning("web-host-refused", count=len(said))
+                log.debug("web-host-refused", count=len(said))
                 words = "This page does not go by that name. web.allow_hosts lists its names.\n"
                 await PlainTextResponse(words, 400)(scope, receive, send)
                 return

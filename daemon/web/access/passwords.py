@@ -107,7 +107,10 @@ def read_secret(path: Path, setting: str) -> str:
         with open(path, "rb") as file:
             return file.read(_FILE_BYTES).decode("utf-8").strip()
     except OSError as error:
-        raise AccessUnusable(setting, error.strerror or type(error).__name__) from None
+        why = error.strerror or type(error).__name__
+        if isinstance(error, FileNotFoundError) and setting == "web.password_file":
+            why = "it is not there: `petct-ingest web password` writes it"
+        raise AccessUnusable(setting, why) from None
     except UnicodeDecodeError:
         raise AccessUnusable(setting, "it is no text") from None
 

@@ -23,7 +23,7 @@ from daemon.web.actions.acting import Action, Undone, action_of, in_thread, try_
 from daemon.web.pages.studies import id_of
 from daemon.web.services import services_of
 from daemon.web.showing import installation, page
-from workers.completeness.overriding import override_pair, wait_longer
+from workers.completeness.overriding import forget_override, override_pair, wait_longer
 from workers.index.engine import MetadataIndex
 from workers.index.queries import list_studies
 from workers.index.tables import pair, study
@@ -40,9 +40,16 @@ HELD = {
     ),
     "choose": Action(
         "Choose for this pair",
-        "What you choose or give is taken; every check still applies.",
+        "What you choose or give is taken, and what was decided before stays; every check that was"
+        " not overruled still applies.",
         "Take these",
         asks=True,
+    ),
+    "forget": Action(
+        "Forget what was decided?",
+        "What was forced, chosen or given for this pair is taken back; it is judged by its"
+        " evidence alone, and held where that does not suffice.",
+        "Forget it",
     ),
     "wait": Action(
         "Wait longer for this study?",
@@ -90,6 +97,8 @@ def _decide(request: Request, fields: dict[str, str]) -> str:
         uid = shown.study["study"]
         if request.path_params["action"] == "wait":
             wishes = wait_longer(index, settings, uid, by)
+        elif request.path_params["action"] == "forget":
+            wishes = forget_override(index, settings, uid, by)
         else:
             given = _override(fields, shown.study, request.path_params["action"] == "force")
             wishes = override_pair(index, settings, uid, given, by)
