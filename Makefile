@@ -13,7 +13,7 @@ CHECKED := config workers daemon tests $(wildcard benchmarks)
 
 help:
 	@echo "make demo         set up, then send a phantom study through everything"
-	@echo "make test         run the tests; ARGS='-k words' chooses"
+	@echo "make test         run the tests, two files at once; ARGS='-k words' chooses, '-n0' takes one"
 	@echo "make peers        make the environment of a peer that a test compares us with"
 	@echo "make chaos        kill the system at work and judge what is left; ARGS='--seeds 1-10'"
 	@echo "make soak         send for long and watch what grows; ARGS='--instances 200000'"
@@ -27,7 +27,7 @@ demo: $(VENV)/.run
 	$(BIN)/petct-ingest demo $(ARGS)
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile $(ARGS)
 
 peers: $(PEER)/.made
 

@@ -132,7 +132,7 @@ def test_a_command_of_the_readme_does_its_work(walk, command):
 def test_a_make_target_of_the_readme_runs_what_it_says(command):
     recipes = {
         "demo": "$(BIN)/petct-ingest demo $(ARGS)",
-        "test": "$(BIN)/python -m pytest $(ARGS)",
+        "test": "$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile $(ARGS)",
     }
     target = command.split()[1]
     makefile = (PROJECT / "Makefile").read_text()
