@@ -1,7 +1,9 @@
 """Fixtures for every test: real servers, real data, and a watch over leaked threads."""
 
+import logging
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import threading
@@ -33,6 +35,22 @@ def test_data() -> Path:
     if not folder.is_dir():
         missing(f"no test data at {folder} (PETCT_TEST_DATA)")
     return folder
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C reach what the tests start, also where whoever started us ignores it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def log_levels() -> Iterator[None]:
+    """A test that sets up our logs leaves those of the next one as they were."""
+    loggers = [logging.getLogger(name) for name in ("config", "workers", "daemon")]
+    levels = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
 
 
 @pytest.fixture(autouse=True)
