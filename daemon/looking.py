@@ -14,16 +14,16 @@ from workers.commitment.undelivered import undeliverable
 from workers.errors import IndexAway, QueueSilent, StoreUnavailable
 from workers.filing.left import left_entries
 from workers.identity import check_archive, check_identity
-from workers.index.glance import (
+from workers.index.counting import (
     Ask,
     Counts,
     Identities,
     count_all,
     failing_pairs,
     filed_since,
-    glance,
     identities,
 )
+from workers.index.glance import glance
 from workers.queue_glance import FILING, QUEUES, depths, glance_at_queues, workers_of
 from workers.spool.batches import oldest_waiting, waiting_entries
 from workers.watermark import StoreRoom, judge_room

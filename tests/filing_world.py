@@ -23,8 +23,8 @@ from config.settings import Settings, load_settings
 from workers.filing.journal import read_facts
 from workers.filing.protocol import Filer
 from workers.filing.report import FilingReport
+from workers.index.counting import SET_ASIDE, Counts, count_all
 from workers.index.engine import MetadataIndex, asking, open_index, prepare_index
-from workers.index.glance import SET_ASIDE, Counts, count_all
 from workers.index.tables import arrival, folder, instance, series
 from workers.phantom.study import PhantomSpec, write_many
 from workers.phantom.study import instance as phantom_instance

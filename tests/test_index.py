@@ -17,8 +17,9 @@ from workers.errors import IndexUnusable
 from workers.filing.rows import insert_event
 from workers.identity import read_identity
 from workers.index import engine
+from workers.index.counting import count_all
 from workers.index.engine import insert_new, open_index, prepare_index
-from workers.index.glance import count_all, glance
+from workers.index.glance import glance
 from workers.index.queries import list_set_aside, list_studies
 from workers.index.tables import event, meta, metadata, series, study
 

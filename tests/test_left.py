@@ -18,7 +18,8 @@ from daemon.sweeper import Sweeper
 from workers import jobs, queues
 from workers.completeness.judging import judge_studies
 from workers.filing import examining, left, taking
-from workers.index.glance import failing_pairs, glance
+from workers.index.counting import failing_pairs
+from workers.index.glance import glance
 from workers.index.tables import event, pair
 from workers.pairing import making
 from workers.pairing.failing import MOST_DEATHS, note_death, note_failure

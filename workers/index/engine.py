@@ -24,7 +24,7 @@ from workers import durable
 from workers.errors import IndexAway, IndexOutdated, IndexUnusable
 from workers.identity import give_archive_identity, give_identity, write_stores
 from workers.index import tables
-from workers.index.glance import Ask, Identities, identities
+from workers.index.counting import Ask, Identities, identities
 from workers.index.migrating import current_revision, upgrade
 from workers.index.revision import HEAD_REVISION
 
@@ -118,7 +118,7 @@ def _revision(engine: Engine) -> str | None:
 
 
 def asking(connection: Connection) -> Ask:
-    """Let the plain statements of glance.py be asked on a connection of the engine's."""
+    """Let the plain statements of counting.py be asked on a connection of the engine's."""
 
     def ask(statement: str, /, **values: Any) -> Sequence[Any]:
         return connection.execute(sa.text(statement), values).all()

@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from workers.index.glance import SET_ASIDE as SET_ASIDE
+from workers.index.counting import SET_ASIDE as SET_ASIDE
 from workers.index.tables import arrival, pair, series, study
 
 

@@ -16,8 +16,8 @@ from sqlalchemy.engine import Connection
 from config.logs import get_logger
 from workers import clock
 from workers.filing.rows import insert_event
+from workers.index.counting import DIED, FAILING, HELD
 from workers.index.engine import MetadataIndex
-from workers.index.glance import DIED, FAILING, HELD
 from workers.index.tables import event, pair
 
 MOST_DEATHS = 5
