@@ -44,13 +44,12 @@ def pytest_configure() -> None:
 
 
 @pytest.fixture(autouse=True)
-def log_levels() -> Iterator[None]:
-    """A test that sets up our logs leaves those of the next one as they were."""
-    loggers = [logging.getLogger(name) for name in ("config", "workers", "daemon")]
-    levels = [logger.level for logger in loggers]
-    yield
-    for logger, level in zip(loggers, levels, strict=True):
-        logger.setLevel(level)
+def log_levels() -> None:
+    """Whoever sets up our logs in this process, a fixture of a module too, does it for one test."""
+    root = logging.getLogger()
+    root.handlers[:] = [one for one in root.handlers if type(one) is not logging.StreamHandler]
+    for name in ("config", "workers", "daemon"):
+        logging.getLogger(name).setLevel(logging.NOTSET)
 
 
 @pytest.fixture(autouse=True)

@@ -152,6 +152,12 @@ def asking(references, uid="1.2.3"):
 def ask(association, references, uid="1.2.3", **parts):
     """Send an N-ACTION and return its status."""
     parts = {"data": asking(references, uid), "action": 1, "instance": INSTANCE} | parts
+    # pynetdicom takes an earlier pause of its other thread for this one, or misses one altogether
+    association._reactor_checkpoint.clear()
+    wait_until(
+        lambda: association._reactor_checkpoint._cond._waiters or not association.is_established, 10
+    )
+    association._is_paused = True
     status, _ = association.send_n_action(parts["data"], parts["action"], MODEL, parts["instance"])
     return status.get("Status")
 

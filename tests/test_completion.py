@@ -47,7 +47,7 @@ def test_bash_completes_what_is_typed(home):
         return set(done.stdout.split())
 
     assert completed("st") == {"status", "studies"}
-    assert completed("held", "fo") == {"force"}
+    assert completed("held", "fo") == {"force", "forget"}
     assert completed("config", "c") == {"check"}
     assert completed("studies", "--mod") == {"--modality"}
     assert completed("studies", "--state", "") == {"pending", "ready", "held", "no_pair"}

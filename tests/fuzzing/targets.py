@@ -37,6 +37,7 @@ from workers.filing.examining import examine
 from workers.header import uids
 from workers.header.facts import InstanceFacts
 from workers.header.read import Header, check_whole, read_open_header
+from workers.identity import give_archive_identity
 from workers.jobs import _entries as entries_of_job
 from workers.pairing.pixels import open_file, stored_pixels
 from workers.spool.batches import BatchSource, read_source
@@ -265,7 +266,9 @@ def deidentifier() -> EntryDeidentifier:
     seed = workplace() / "seed"
     seed.write_text("0123456789abcdef" * 4)
     seed.chmod(0o600)
-    return EntryDeidentifier(installation().layout, seed)
+    layout = installation().layout
+    give_archive_identity(layout)
+    return EntryDeidentifier(layout, seed)
 
 
 @cache
