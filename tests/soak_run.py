@@ -30,9 +30,6 @@ from workers.phantom.study import write_many
 
 GROWTH_MB = 20.0
 """What the resident memory of a process may grow by after the first quarter."""
-CACHES_MB = {"filing worker": 64.0}
-"""What it remembers of the index and of growing series; full after `CACHED` instances."""
-CACHED = 10_000
 MORE_HANDLES = 8
 """How many more file handles or threads a process may have than it had by the first quarter."""
 HANDLES_IN_USE = {"filing worker": 130}
@@ -108,7 +105,7 @@ def assess(samples: list[Sample], report: SoakReport) -> None:
         report.threads[role] = max(p.threads for p in before), max(p.threads for p in after)
         if len({p.pid for p in before + after}) != 1:
             report.problems.append(f"{role} did not live through it")
-        if report.growth_mb[role] > GROWTH_MB + (CACHES_MB.get(role, 0) if quarter < CACHED else 0):
+        if report.growth_mb[role] > GROWTH_MB:
             report.problems.append(f"{role} grew by {report.growth_mb[role]} MB")
         for what, (least, most), in_use in (
             ("file handles", report.handles[role], HANDLES_IN_USE.get(role, 0)),

@@ -100,6 +100,9 @@ def scps(tmp_path_factory):
 
 @pytest.fixture(params=["ours", "pynetdicom's own"])
 def scp(request, scps, monkeypatch):
+    if request.param != "ours":  # its own thread may die of what comes too late
+        ignored = "ignore::pytest.PytestUnhandledThreadExceptionWarning"
+        request.applymarker(pytest.mark.filterwarnings(ignored))
     # unrestricted, pynetdicom takes the worklist and much else for storage
     monkeypatch.setattr(_config, "UNRESTRICTED_STORAGE_SERVICE", request.param == "ours")
     one = scps[request.param]
@@ -279,8 +282,6 @@ def test_half_a_request_and_an_answer_to_nothing_hinder_no_c_store(scp, kind):
             assert not scp.stored()
 
 
-# of what comes then pynetdicom's own thread may die
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_what_comes_behind_a_release_is_not_stored(scp):
     with Peer(scp.port).associate() as peer:
         peer.send(wire.release() + store())

@@ -29,7 +29,7 @@ from workers.index.migrating import current_revision, upgrade
 from workers.index.revision import HEAD_REVISION
 
 _BUSY_MILLISECONDS = 30_000
-_CACHE_KIB = 32 << 10
+_CACHE_KIB = 8 << 10
 """Of a connection to SQLite: the inner pages of an index of millions of instances."""
 _LOG_PAGES = 8000
 """After so many (of 4 KiB) SQLite writes its log back: each time it waits for the disk twice."""
