@@ -13,7 +13,7 @@ from workers.header.facts import InstanceFacts
 from workers.index.tables import instance, series, study
 
 _IMAGING = ("PT", "CT")
-_REMEMBERED = 4096
+_REMEMBERED = 2048
 _LONGEST_REMEMBERED = 8192
 
 ReadFacts = Callable[[str], InstanceFacts]
