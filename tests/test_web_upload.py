@@ -1,5 +1,6 @@
 """What is uploaded on the web page: taken whole or not at all, and never lost once it was taken."""
 
+import contextlib
 import io
 import os
 import socket
@@ -14,6 +15,7 @@ from running import wait_until
 from web_serving import Served, Visitor, served
 
 from daemon.web import taking, uploads
+from daemon.web.services import MOST_UPLOADS
 from workers.filing.expanding import expand_entry, is_archive
 from workers.spool.batches import entries_of, read_source
 from workers.spool.notes import take_notes
@@ -320,14 +322,22 @@ def test_more_files_than_one_upload_may_have_are_refused(world, page, images, mo
 
 
 def test_more_uploads_than_are_taken_at_once_are_asked_to_wait(world, page, images):
-    held = 0
-    while page.services.uploading.acquire(blocking=False):
-        held += 1
     visitor = page.client()
-    assert send(visitor, {"a.dcm": images[0]}).status_code == 503
-    for _ in range(held):
-        page.services.uploading.release()
+    with every_place(page):
+        assert send(visitor, {"a.dcm": images[0]}).status_code == 503
     assert send(visitor, {"a.dcm": images[0]}).status_code == 200
+
+
+def test_who_is_refused_keeps_no_place_while_the_rest_is_read(world, page):
+    visitor = page.client()
+    token = visitor.token("/upload")
+    size = (world.settings.web.maximum_upload_mb << 20) * 2
+    with begin(page, visitor, token, b"--x\r\n", size) as connection:
+        wait_until(lambda: take_notes(world.layout), 10, "the refusal")
+        wait_until(lambda: has_every_place(page), 5, "its place")
+        connection.setblocking(False)
+        with pytest.raises(BlockingIOError):  # the answer waits for the rest
+            connection.recv(1)
 
 
 def test_uploads_can_be_switched_off(world, images):
@@ -360,6 +370,22 @@ def test_lists_of_uploads_are_forgotten_after_a_week(world):
 
 
 # by hand ------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def every_place(page: Served) -> Iterator[int]:
+    """Take each place for an upload that is free; how many those are."""
+    taken = 0
+    while page.services.uploading.acquire(blocking=False):
+        taken += 1
+    yield taken
+    for _ in range(taken):
+        page.services.uploading.release()
+
+
+def has_every_place(page: Served) -> bool:
+    with every_place(page) as taken:
+        return taken == MOST_UPLOADS
 
 
 def part(name: str, content: bytes) -> bytes:

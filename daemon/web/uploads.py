@@ -46,13 +46,20 @@ async def take_upload(request: Request) -> Response:
     """Take an upload into the spool; what is answered as received is durable there."""
     _check_on(request)
     services, body = services_of(request), _Body(request)
+    received = Received("", 0, 0)
+    refusal: UploadRefused | None = None
     if not services.uploading.acquire(blocking=False):
-        busy = UploadRefused(503, "other uploads run: try again when one has ended")
-        return await _refused(request, body, busy)
-    try:
-        return await _take(request, services, body)
-    finally:
-        services.uploading.release()
+        refusal = UploadRefused(503, "other uploads run: try again when one has ended")
+    else:
+        try:
+            received, refusal = await _take(request, services, body)
+        finally:
+            services.uploading.release()  # who is refused lingers, and keeps no place meanwhile
+    if refusal is not None:
+        return await _refused(request, body, refusal, received)
+    if _wants_json(request):
+        return JSONResponse(_told(received))
+    return RedirectResponse(f"{UPLOADS}/{received.batch}", 303)
 
 
 async def show_uploaded(request: Request) -> Response:
@@ -69,7 +76,10 @@ async def show_uploaded(request: Request) -> Response:
     return page(request, "uploaded.html", became=became)
 
 
-async def _take(request: Request, services: Services, body: _Body) -> Response:
+async def _take(
+    request: Request, services: Services, body: _Body
+) -> tuple[Received, UploadRefused | None]:
+    """Return what is durable, and why nothing more is taken."""
     settings = services.settings
     maximum = settings.web.maximum_upload_mb << 20
     upload = Upload(settings.layout, services.room, services.dispatcher.offer, maximum)
@@ -91,13 +101,9 @@ async def _take(request: Request, services: Services, body: _Body) -> Response:
             received, broken = await anyio.to_thread.run_sync(_close, upload)
     refusal = refusal or broken
     _note(request, services, received, refusal)
-    if refusal is not None:
-        return await _refused(request, body, refusal, received)
-    if not received.files:
-        return await _refused(request, body, UploadRefused(400, "no file was chosen"))
-    if _wants_json(request):
-        return JSONResponse(_told(received))
-    return RedirectResponse(f"{UPLOADS}/{received.batch}", 303)
+    if refusal is None and not received.files:
+        refusal = UploadRefused(400, "no file was chosen")
+    return received, refusal
 
 
 def _close(upload: Upload) -> tuple[Received, UploadRefused | None]:
@@ -155,11 +161,10 @@ class _Body:
 
 
 async def _refused(
-    request: Request, body: _Body, refusal: UploadRefused, received: Received | None = None
+    request: Request, body: _Body, refusal: UploadRefused, received: Received
 ) -> Response:
     log.debug("upload-refused", status=refusal.status, reason=str(refusal))
     await body.linger()
-    received = received or Received("", 0, 0)
     if _wants_json(request):
         return JSONResponse({"error": str(refusal), **_told(received)}, refusal.status)
     return _form(request, refusal, received)
