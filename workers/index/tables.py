@@ -45,7 +45,7 @@ def _to(table: str, nullable: bool = False) -> Column[int]:
 meta = Table(
     "meta",
     metadata,
-    Column("key", Text, primary_key=True),  # archive_id, spool_id
+    Column("key", Text, primary_key=True),  # archive_id; spool_id of a host without a name
     Column("value", Text, nullable=False),
 )
 
@@ -206,7 +206,21 @@ arrival = Table(
     Column("size", BigInteger, nullable=False, default=0),
     Column("dataset_sha256", Text),
     Column("received_at", Text),  # when it was in the spool; unknown of older ones
+    Column("host", Text),  # which host's spool and quarantine, where hosts have names
     Column("at", Text, nullable=False),
+)
+
+host = Table(
+    "host",
+    metadata,
+    Column("name", Text, primary_key=True),  # spool.name
+    Column("spool_id", Text, nullable=False, unique=True),
+    Column("boot", Text, nullable=False),  # whose monotonic clock its series run on
+    Column("beat", BigInteger, nullable=False, default=0),  # a sign of life: one more each time
+    Column("stopped", Boolean, nullable=False, default=False),  # in peace: nothing comes in there
+    Column("entries", Integer, nullable=False, default=0),  # that wait in its spool,
+    Column("oldest_seconds", Float),  # the oldest for so long at that beat; without one: none
+    Column("last_seen", Text, nullable=False),  # by the database's clock, for people
 )
 
 event = Table(
