@@ -131,6 +131,7 @@ class WatchSettings(_Table):
 class SpoolSettings(_Table):
     """The durable spool between intake and filing."""
 
+    name: str = Field(default="", pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,63})?$")
     minimum_free_mb: int = Field(default=1024, ge=0)
     minimum_free_inodes: int = Field(default=10000, ge=0)
     resume_factor: float = Field(default=1.25, ge=1)
@@ -179,7 +180,7 @@ class IndexSettings(_Table):
 class FilingSettings(_Table):
     """What the filing workers do."""
 
-    workers: int = Field(default=1, ge=1)
+    workers: int = Field(default=1, ge=0)
     duplicates: Literal["keep-first", "quarantine", "replace"] = "keep-first"
     batch_entries: int = Field(default=100, ge=1)
     batch_seconds: float = Field(default=0.2, ge=0)
@@ -197,7 +198,7 @@ class PairingSettings(_Table):
     """What is paired and how."""
 
     enabled: bool = True
-    workers: int = Field(default=1, ge=1)
+    workers: int = Field(default=1, ge=0)
     ct_preference: Literal["attenuation", "diagnostic"] = "attenuation"
     minimum_coverage: float = Field(default=0.9, ge=0, le=1)
     grid: str = "pet"
