@@ -11,16 +11,18 @@ from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 
 import pytest
-from filing_world import World, make_world
+from filing_world import World, a_world, make_world
 from running import wait_until
-from web_serving import Visitor, served
+from web_serving import Visitor, quick_hash, served
 from web_world import ACCESSIONS, MARKUP, PATIENTS, fill
 
 from config.origins import Origin, explain
 from config.settings import Settings, load_settings
 from daemon.web import events
+from daemon.web.access import guard
 from daemon.web.chart import draw, round_up
 from daemon.web.events import Pulse, _stream
+from daemon.web.pages import overview
 from daemon.web.pair_files import read_pair_file
 from daemon.web.reading import Installation
 from daemon.web.serving import port_file, run_web
@@ -135,6 +137,43 @@ def test_what_is_not_there_is_answered_in_words(client):
     ):
         answer = client.get(address)
         assert (answer.status_code, "<h1>" in answer.text) == (404, True), address
+
+
+def test_an_index_that_cannot_be_read_is_said_in_words(tmp_path):
+    with a_world(tmp_path / "root") as world, served(world.settings) as site:
+        client = site.client()
+        assert client.get("/held").status_code == 200
+        path = world.layout.index
+        path.with_name(f"{path.name}-wal").unlink(missing_ok=True)
+        path.write_bytes(b"no database " * 1000)
+        for address in ("/held", "/studies"):
+            answer = client.get(address)
+            assert (answer.status_code, "<h1>The index cannot be used" in answer.text) == (503, True)
+            assert "not a database" not in answer.text
+
+
+def test_what_nobody_thought_of_is_a_page_without_details_for_strangers_too(
+    world, tmp_path, monkeypatch, caplog
+):
+    def fail(*_: object) -> None:
+        raise LookupError("PATIENT-7 in /secret")
+
+    password = tmp_path / "password"
+    password.write_text(quick_hash("a few good words"))
+    password.chmod(0o600)
+    guarded = world.settings.web.model_copy(update={"password_file": password})
+    for web, what in ((world.settings.web, overview), (guarded, guard)):
+        with served(world.settings.model_copy(update={"web": web})) as site:
+            with monkeypatch.context() as patch:
+                patch.setattr(what, "draw" if what is overview else "current_password", fail)
+                answer = site.client().get("/")
+            assert (answer.status_code, "<h1>That failed" in answer.text) == (500, True)
+            assert ('href="/held"' in answer.text) == (what is overview)
+            assert "default-src 'none'" in answer.headers["content-security-policy"]
+            assert "LookupError" not in answer.text
+            assert "PATIENT-7" not in answer.text
+            assert site.client().get("/healthz").status_code == 200
+    assert [one.message for one in caplog.records].count("page-failed") == 2
 
 
 def test_the_overview_answers_before_the_first_start_and_the_others_say_what_to_do(tmp_path):

@@ -6,15 +6,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from sqlalchemy.exc import OperationalError
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount
 from starlette.staticfiles import StaticFiles
 
-from config.logs import get_logger
 from config.settings import Settings
 from daemon.web import events, health, metrics, uploads
 from daemon.web.access import logging_in
@@ -22,16 +17,14 @@ from daemon.web.access.assembling import access_middleware
 from daemon.web.access.csrf import csrf_field
 from daemon.web.actions import held as held_actions
 from daemon.web.actions import quarantine as quarantine_actions
+from daemon.web.failing import handlers
 from daemon.web.pages import held, overview, studies, study
 from daemon.web.pages import settings as settings_pages
 from daemon.web.reading import Installation
 from daemon.web.services import services
-from daemon.web.showing import page, templates
+from daemon.web.showing import templates
 from daemon.web.snapshot import Snapshots
 from daemon.web.telling import told
-from workers.errors import IndexUnusable
-
-log = get_logger(__name__)
 
 
 def make_app(settings: Settings, config: Path | None = None) -> Starlette:
@@ -54,11 +47,7 @@ def make_app(settings: Settings, config: Path | None = None) -> Starlette:
     app = Starlette(
         routes=_routes(),
         middleware=access_middleware(settings),
-        exception_handlers={
-            HTTPException: _refused,
-            IndexUnusable: _no_index,
-            OperationalError: _index_away,
-        },
+        exception_handlers=handlers(),
         lifespan=lifespan,
     )
     app.state.installation = installation
@@ -87,22 +76,3 @@ def _routes() -> list[BaseRoute]:
         *uploads.ROUTES,
         Mount("/static", StaticFiles(directory=Path(__file__).parent / "static"), name="static"),
     ]
-
-
-def _refused(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)  # noqa: S101 - what it is registered for
-    response = page(
-        request, "error.html", error.status_code, code=error.status_code, words=error.detail
-    )
-    response.headers.update(error.headers or {})
-    return response
-
-
-def _index_away(request: Request, error: Exception) -> Response:
-    log.warning("index-away", error=type(error).__name__)
-    words = "The index does not answer just now: is its disk full, or its server away?"
-    return page(request, "error.html", 503, code=503, words=words)
-
-
-def _no_index(request: Request, error: Exception) -> Response:
-    return page(request, "error.html", 503, code=503, words=str(error))

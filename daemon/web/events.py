@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import AsyncIterator
 
+import sqlalchemy as sa
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -52,7 +53,7 @@ class Pulse:
             try:
                 with self._installation.index.read() as connection:
                     word = newest_change(connection, study)
-            except IndexUnusable:
+            except (IndexUnusable, sa.exc.DBAPIError):  # the page says so, in words
                 word = "none"
             self._known = {
                 key: value for key, value in self._known.items() if now - value[0] < _TICK_SECONDS

@@ -26,4 +26,5 @@ def tell(request: Request, words: str) -> None:
 
 def told(request: Request) -> list[str]:
     """Take what is to be shown on this page; it is shown once."""
-    return services_of(request).said.pop(request.state.token, [])
+    token = getattr(request.state, "token", "")  # none where a request fails before it is known
+    return services_of(request).said.pop(token, [])

@@ -10,6 +10,7 @@ from daemon.web.access.guard import Guard, check_files
 from daemon.web.access.headers import SafeHeaders
 from daemon.web.access.hosts import HostCheck
 from daemon.web.access.visits import Visits
+from daemon.web.failing import Unexpected
 
 
 def access_middleware(settings: Settings) -> list[Middleware]:
@@ -21,6 +22,7 @@ def access_middleware(settings: Settings) -> list[Middleware]:
     check_files(settings)
     return [
         Middleware(SafeHeaders),
+        Middleware(Unexpected),
         Middleware(HostCheck, web=settings.web),
         Middleware(Visits, web=settings.web),
         Middleware(Guard, settings=settings),
