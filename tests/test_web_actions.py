@@ -2,6 +2,7 @@
 
 import json
 import re
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from html import unescape
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from filing_world import World, a_world, encoded, tiny
+from running import wait_until
 from web_serving import Served, Visitor, served
 
 from daemon.sweeper import Sweeper
@@ -17,6 +19,7 @@ from daemon.web.actions.held import _override
 from workers import clock
 from workers.completeness.judging import judge_studies
 from workers.completeness.overriding import override_pair
+from workers.filing import releasing
 from workers.filing.journal import read_facts
 from workers.index.queries import list_set_aside
 from workers.index.tables import event, pair
@@ -211,14 +214,50 @@ def test_a_file_is_deleted_for_good_after_a_page_that_asks(world, page):
     assert visitor.get(path).status_code == 404
 
 
-def test_all_are_retried_and_what_cannot_be_read_stays(world, page):
+def test_all_are_retried_behind_the_page_and_what_cannot_be_read_stays(world, page):
     visitor, (entry, _) = page.client(), entries(world)
     (world.layout.quarantine / f"{entry}.json").unlink()
     assert "File all 2 again?" in visitor.get("/quarantine/retry-all").text
-    assert do(visitor, "/quarantine/retry-all") == (
-        "1 wait to be filed again. 1 stay: they could not be read."
-    )
+    assert do(visitor, "/quarantine/retry-all") == "They are given back, one after the other."
+    wait_until(lambda: not page.services.retrying.progress.running, 10, "the end of it")
+    shown = " ".join(visitor.get("/quarantine").text.split())
+    assert "1 went back to be filed. 1 stay: they could not be read." in shown
     assert entries(world) == [entry]
+
+
+def test_one_run_through_the_quarantine_goes_on_at_a_time_and_ends_with_the_page(
+    world, page, monkeypatch
+):
+    monkeypatch.setattr(releasing, "_A_PAGE", 1)
+    offered, go_on = threading.Semaphore(0), threading.Semaphore(0)
+
+    def offer(_: object) -> None:
+        offered.release()
+        go_on.acquire(timeout=20)
+
+    visitor, retrying = page.client(), page.services.retrying
+    monkeypatch.setattr(retrying, "_offer", offer)
+    do(visitor, "/quarantine/retry-all")
+    assert offered.acquire(timeout=10)
+    shown = visitor.get("/quarantine").text
+    assert 'max="2" value="0"' in shown
+    assert 'href="/quarantine/retry-all"' not in shown
+    assert do(visitor, "/quarantine/retry-all") == "They are given back already."
+    with ThreadPoolExecutor(1) as stopping:
+        ended = stopping.submit(retrying.close)
+        wait_until(retrying._stopping.is_set, 10, "the stop")
+        go_on.release()
+        ended.result(20)
+    assert (retrying.progress.given, retrying.progress.trouble) == (1, "the page was stopped")
+    assert len(entries(world)) == 1
+
+
+def test_what_comes_into_quarantine_meanwhile_is_left_there(world):
+    seen = []
+    for name in releasing.retry_all(world.index, world.layout):
+        world.file_all()  # it is no DICOM file, still
+        seen.append(name)
+    assert len(seen) == len(entries(world)) == 2
 
 
 def test_an_action_without_the_form_s_token_is_not_done(held, world, page):

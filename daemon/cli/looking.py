@@ -15,10 +15,11 @@ from rich.table import Column, Table
 from config.settings import Settings
 from daemon.cli.escaping import shown
 from daemon.cli.options import Config, Root, acting_user, settings_of
+from daemon.cli.progress import progress
 from daemon.cli.sentences import tell
 from workers.completeness.judging import PairWish
 from workers.completeness.overriding import forget_override, override_pair, wait_longer
-from workers.filing.releasing import drop_entry, retry_entry
+from workers.filing.releasing import count_set_aside, drop_entry, retry_all, retry_entry
 from workers.index.engine import MetadataIndex, open_index
 from workers.index.queries import list_set_aside, list_studies
 from workers.index.tables import study as study_table
@@ -150,11 +151,15 @@ def retry(
     config: Config = None,
 ) -> None:
     """Give an entry back to the spool, to be filed again."""
+    if everything == (entry is not None):
+        raise typer.BadParameter("give ENTRY or --all")
     settings = _settings(context, root, config)
     with _index(settings) as index:
-        for one in _entries(index, entry, everything):
-            retry_entry(index, settings.layout, one, acting_user())
-            _console().print(f"{one} waits to be filed again")
+        if entry is not None:
+            retry_entry(index, settings.layout, entry, acting_user())
+            _console().print(f"{entry} waits to be filed again")
+        else:
+            _retry_all(settings, index)
 
 
 @quarantine.command()
@@ -174,13 +179,15 @@ def drop(
     _console().print(f"{entry} is deleted")
 
 
-def _entries(index: MetadataIndex, entry: str | None, everything: bool) -> list[str]:
-    if everything == (entry is not None):
-        raise typer.BadParameter("give ENTRY or --all")
-    if entry is not None:
-        return [entry]
-    with index.read() as connection:
-        return [one["entry"] for one in list_set_aside(connection, limit=1_000_000)]
+def _retry_all(settings: Settings, index: MetadataIndex) -> None:
+    total, given, left = count_set_aside(index), 0, 0
+    with progress() as step:
+        for name in retry_all(index, settings.layout, acting_user()):
+            given, left = (given + 1, left) if name else (given, left + 1)
+            step("given back", given + left, total)
+    _console().print(f"{given:,} wait to be filed again")
+    if left:
+        _console().print(f"{left:,} stay: they could not be read; the log names them")
 
 
 def _override(settings: Settings, study: str, given: Override) -> None:

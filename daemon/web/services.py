@@ -16,6 +16,7 @@ from daemon.dispatcher import Dispatcher
 from daemon.room import Room
 from daemon.web.access.limiting import LoginLimits
 from daemon.web.access.sessions import Sessions
+from daemon.web.retrying import Retrying
 from workers.spool.notes import NoteWriter
 
 MOST_UPLOADS = 4
@@ -31,6 +32,7 @@ class Services:
     dispatcher: Dispatcher
     room: Room
     sessions: Sessions
+    retrying: Retrying
     limits: LoginLimits = field(default_factory=LoginLimits)
     token_limits: LoginLimits = field(default_factory=LoginLimits)
     """Their own: a scrape that succeeds forgives no guessed password of the same address."""
@@ -56,12 +58,13 @@ def services(settings: Settings) -> Iterator[Services]:
     """Open what the page needs beside the index."""
     notes = NoteWriter(settings.layout, "web")
     dispatcher = Dispatcher(settings)
+    retrying = Retrying(settings.layout, dispatcher.offer)
     try:
         room = Room(settings.layout, settings.spool, "web", notes.note)
-        yield Services(
-            settings, notes, dispatcher, room, Sessions(settings.web.session_hours * 3600)
-        )
+        sessions = Sessions(settings.web.session_hours * 3600)
+        yield Services(settings, notes, dispatcher, room, sessions, retrying)
     finally:
+        retrying.close()
         dispatcher.close()
         notes.close()
 

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Iterator
 from typing import Any
 
 import sqlalchemy as sa
 
 from config.layout import Layout
+from config.logs import get_logger
 from workers import clock, durable
 from workers.errors import WorkersError
 from workers.filing import quarantine
 from workers.filing.rows import insert_event
 from workers.index.engine import MetadataIndex
-from workers.index.queries import SET_ASIDE
+from workers.index.queries import SET_ASIDE, list_set_aside
 from workers.index.tables import arrival
 from workers.spool.batches import BatchSource, BatchWriter, EntryName
+
+_A_PAGE = 500
+
+log = get_logger(__name__)
 
 
 class NotInQuarantine(WorkersError):
@@ -49,6 +55,37 @@ def retry_entry(
         name = batch.adopt(temporary, path)
     _settle(index, layout, entry, "retried", by=by, again=name.identifier)
     return name
+
+
+def count_set_aside(index: MetadataIndex) -> int:
+    """Count what lies in quarantine."""
+    with index.read() as connection:
+        return connection.execute(
+            sa.select(sa.func.count()).where(arrival.c.outcome.in_(SET_ASIDE))
+        ).scalar_one()
+
+
+def retry_all(
+    index: MetadataIndex, layout: Layout, by: str | None = None
+) -> Iterator[EntryName | None]:
+    """Give back what lies in quarantine now, one after the other, the newest first.
+
+    Yields the new name of each, or None for one that stays: it cannot be read, or somebody else
+    acted on it. What comes into quarantine meanwhile is left there.
+    """
+    behind = None
+    while True:
+        with index.read() as connection:
+            found = list_set_aside(connection, limit=_A_PAGE, behind=behind)
+        for one in found:
+            behind = str(one["entry"])
+            try:
+                yield retry_entry(index, layout, behind, by)
+            except (NotInQuarantine, OSError, ValueError, LookupError) as error:
+                log.warning("retry-failed", entry=behind, error=type(error).__name__)
+                yield None
+        if len(found) < _A_PAGE:
+            return
 
 
 def drop_entry(index: MetadataIndex, layout: Layout, entry: str, by: str | None = None) -> None:

@@ -10,22 +10,17 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from config.logs import get_logger
 from daemon.web.access.guard import address_of
 from daemon.web.actions.acting import Action, Undone, action_of, in_thread, try_it
 from daemon.web.reading import Installation
 from daemon.web.services import services_of
 from daemon.web.showing import installation, page
 from workers.filing.quarantine import original_path
-from workers.filing.releasing import NotInQuarantine, drop_entry, retry_entry
-from workers.index.engine import MetadataIndex
-from workers.index.queries import SET_ASIDE, list_set_aside
+from workers.filing.releasing import NotInQuarantine, count_set_aside, drop_entry, retry_entry
+from workers.index.queries import SET_ASIDE
 from workers.index.tables import arrival
 
-_ALL = 1_000_000
 _NOT_THERE = "Nothing was done: it is no longer in quarantine."
-
-log = get_logger(__name__)
 
 QUARANTINE = {
     "retry": Action("File this again?", "It goes back to be filed as if it came anew.", "Retry"),
@@ -68,33 +63,24 @@ async def do_quarantine(request: Request) -> Response:
 
 async def ask_retry_all(request: Request) -> Response:
     """Show how many files would be filed again."""
-    count = len(await in_thread(_all_entries, installation(request).index))
+    count = await in_thread(count_set_aside, installation(request).index)
     action = Action(
-        f"File all {count:,} again?", "They go back to be filed as if they came anew.", "Retry all"
+        f"File all {count:,} again?",
+        "They go back to be filed as if they came anew, one after the other; the page of the"
+        " quarantine tells how far it is.",
+        "Retry all",
     )
     return page(request, "confirm.html", action=action, mark="", back="/quarantine")
 
 
 async def do_retry_all(request: Request) -> Response:
-    """Retry every file; what cannot be given back stays."""
+    """Begin to retry every file; what cannot be given back stays."""
 
     def do() -> str:
-        services, index = services_of(request), installation(request).index
-        given = left = 0
-        with services.acting:
-            for entry in _all_entries(index):
-                try:
-                    name = retry_entry(
-                        index, services.settings.layout, entry, f"web {address_of(request)}"
-                    )
-                except (NotInQuarantine, OSError) as error:
-                    log.warning("retry-failed", entry=entry, error=type(error).__name__)
-                    left += 1
-                else:
-                    services.dispatcher.offer(name)
-                    given += 1
-        stay = f" {left:,} stay: they could not be read." if left else ""
-        return f"{given:,} wait to be filed again.{stay}" if given or left else _NOT_THERE
+        retrying, by = services_of(request).retrying, f"web {address_of(request)}"
+        if not retrying.begin(installation(request).index, by):
+            raise Undone("They are given back already.")
+        return "They are given back, one after the other."
 
     await try_it(request, do)
     return RedirectResponse("/quarantine", 303)
@@ -110,11 +96,6 @@ def _read_set_aside(here: Installation, entry: str) -> dict[str, Any] | None:
     if row is None:
         return None
     return dict(row._mapping) | {"path": original_path(here.settings.layout.quarantine, entry)}
-
-
-def _all_entries(index: MetadataIndex) -> list[str]:
-    with index.read() as connection:
-        return [str(one["entry"]) for one in list_set_aside(connection, limit=_ALL)]
 
 
 ROUTES = [

@@ -7,6 +7,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from daemon.web.pages.studies import id_of
+from daemon.web.services import services_of
 from daemon.web.showing import installation, page
 from workers.filing.quarantine import original_path
 from workers.index.queries import list_set_aside
@@ -31,7 +32,8 @@ def quarantine(request: Request) -> Response:
     following = found[A_PAGE - 1]["entry"] if len(found) > A_PAGE else None
     folder = here.settings.layout.quarantine
     entries = [one | {"path": original_path(folder, one["entry"])} for one in found[:A_PAGE]]
-    return page(request, "quarantine.html", entries=entries, following=following)
+    return page(request, "quarantine.html", entries=entries, following=following,
+                retrying=services_of(request).retrying.progress)  # fmt: skip
 
 
 ROUTES = [Route("/held", held), Route("/quarantine", quarantine)]
