@@ -14,6 +14,7 @@ _FILES = (
     "receiver.tls.key",
     "receiver.tls.client_ca",
     "redis.password_file",
+    "redis.sentinel_password_file",
     "redis.ca_file",
     "web.password_file",
     "web.token_file",

@@ -15,8 +15,10 @@ from typing import Any
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry as ConnectionRetry
+from redis.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
 
 from config.layout import Layout
+from config.sentinels import is_sentinel_url, read_sentinel_url
 from config.settings import Settings
 from workers.errors import StoreUnavailable
 from workers.queue_socket import socket_path as socket_path
@@ -82,6 +84,8 @@ def connect(settings: Settings) -> redis.Redis:
     }
     if settings.redis.url:
         options |= _credentials(settings)
+        if is_sentinel_url(settings.redis.url):
+            return _ask_sentinels(settings, options)
         return redis.Redis.from_url(settings.redis.url, **options)
     path = socket_path(settings.layout)
     if path.parent.exists():
@@ -89,23 +93,65 @@ def connect(settings: Settings) -> redis.Redis:
     return redis.Redis(unix_socket_path=str(path), **options)
 
 
+class _MasterPool(SentinelConnectionPool):
+    """Connections to the server that the sentinels name; closing it closes those to them too."""
+
+    def disconnect(self, inuse_connections: bool = True) -> None:
+        super().disconnect(inuse_connections)
+        if inuse_connections:  # else only the server has changed
+            self.sentinel_manager.close()
+
+
+def _ask_sentinels(settings: Settings, options: dict[str, Any]) -> redis.Redis:
+    """Return a client of the server in charge: the sentinels are asked at each new connection.
+
+    A connection to a server that is not in charge any more fails, and the next one finds another.
+    """
+    asked = read_sentinel_url(settings.redis.url or "")
+    known = options | {"ssl": True} if asked.tls else options
+    to_sentinels = {name: value for name, value in known.items() if name != "password"}
+    password = _password(settings, "sentinel_password_file")
+    sentinels = Sentinel(
+        asked.hosts,
+        sentinel_kwargs=to_sentinels | ({"password": password} if password else {}),
+    )  # type: ignore[no-untyped-call]
+    server = {"db": asked.database, "username": asked.user, "password": asked.password}
+    client: redis.Redis = sentinels.master_for(
+        asked.service, connection_pool_class=_MasterPool, **server | known
+    )  # type: ignore[no-untyped-call]
+    return client
+
+
 def _credentials(settings: Settings) -> dict[str, Any]:
     """Read what redis.password_file and redis.ca_file name."""
     found: dict[str, Any] = {}
-    given, root = settings.redis, settings.layout.root
+    ca_file = settings.redis.ca_file
+    if password := _password(settings, "password_file"):
+        found["password"] = password
+    if ca_file is not None:
+        found["ssl_ca_certs"] = os.fspath(settings.layout.root / ca_file)
+        try:
+            with open(found["ssl_ca_certs"], "rb"):
+                pass
+        except OSError as error:
+            raise QueueUnusable(f"[redis] {error.filename}: {error.strerror}") from error
+    return found
+
+
+def _password(settings: Settings, name: str) -> str | None:
+    """Read the password in the file that a setting of [redis] names, if it names one."""
+    path: Path | None = getattr(settings.redis, name)
+    if path is None:
+        return None
     try:
-        if given.password_file is not None:
-            with open(root / given.password_file, "rb") as file:
-                found["password"] = file.read(_PASSWORD_BYTES).decode().rstrip("\r\n")
-            if not found["password"]:
-                raise QueueUnusable("the file redis.password_file is empty")
-        if given.ca_file is not None:
-            with open(root / given.ca_file, "rb"):
-                found["ssl_ca_certs"] = os.fspath(root / given.ca_file)
+        with open(settings.layout.root / path, "rb") as file:
+            found = file.read(_PASSWORD_BYTES).decode().rstrip("\r\n")
     except OSError as error:
         raise QueueUnusable(f"[redis] {error.filename}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise QueueUnusable("redis.password_file holds no text") from error
+        raise QueueUnusable(f"redis.{name} holds no text") from error
+    if not found:
+        raise QueueUnusable(f"the file redis.{name} is empty")
     return found
 
 
@@ -114,6 +160,7 @@ def why(error: BaseException) -> str:
     if isinstance(error, QueueUnusable):
         return str(error)
     for kind, words in (
+        (MasterNotFoundError, "no sentinel names a queue server that is in charge (redis.url)"),
         (redis.AuthenticationError, "the queue server refuses our password (redis.password_file)"),
         (redis.exceptions.AuthorizationError, "the queue server does not let our user do this"),
         (redis.exceptions.NoPermissionError, "the queue server does not let our user do this"),
