@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import databases
 import pytest
 import redis
 
@@ -64,6 +65,32 @@ def no_leaked_threads() -> Iterator[None]:
         time.sleep(0.01)
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run what is marked `both_databases` on SQLite and on PostgreSQL."""
+    if metafunc.definition.get_closest_marker("both_databases"):
+        metafunc.parametrize("index_database", databases.BOTH, indirect=True)
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[databases.Server]:
+    """A PostgreSQL server with a database of our schema to copy from."""
+    programs = databases.server_programs()
+    if programs is None:
+        missing("no PostgreSQL server")
+    with databases.serving(programs) as server:
+        server.make_template()
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def index_database(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Which database the installations of this test have: SQLite, unless it is marked for both."""
+    kind = getattr(request, "param", databases.SQLITE)
+    server = request.getfixturevalue("postgresql") if kind == databases.POSTGRESQL else None
+    with databases.chosen(server):
+        yield kind
+
+
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     """An installation below tmp_path: free ports, little reserve, folders and identity made."""
@@ -72,6 +99,7 @@ def settings(tmp_path: Path) -> Settings:
         overrides={
             "receiver": {"port": 0, "stop_seconds": 10},
             "spool": {"minimum_free_mb": 1, "minimum_free_inodes": 1},
+            **databases.index_of(tmp_path / "root"),
         },
         environ={},
     )

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import databases
 import sqlalchemy as sa
 from pydicom import Dataset, dcmread, dcmwrite
 from pydicom.uid import UID
@@ -45,7 +46,8 @@ MEMORY = Path("/dev/shm")  # noqa: S108 - a file system of its own, and a fast o
 
 def settings_for(root: Path, **overrides: Any) -> Settings:
     """Settings of an installation below `root`, without any of the environment's."""
-    return load_settings(root=root, overrides={"receiver": {"port": 0}, **overrides}, environ={})
+    given = {"receiver": {"port": 0}, **databases.index_of(root), **overrides}
+    return load_settings(root=root, overrides=given, environ={})
 
 
 @dataclass

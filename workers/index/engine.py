@@ -1,39 +1,29 @@
 """Open the index: SQLite beside the root by default, PostgreSQL by URL.
 
-Whoever may write takes the write lock at once (`BEGIN IMMEDIATE`): a deferred transaction that
-reads and then writes fails on SQLite with SQLITE_BUSY_SNAPSHOT as soon as somebody else wrote in
-between. Readers are plain and short.
+One transaction writes at a time, on either database: what it read still holds when it writes.
+Readers are plain and short, each in one snapshot.
 """
 
 from __future__ import annotations
 
 import fcntl
-import os
-import sqlite3
-import stat
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import URL, Connection, Engine, make_url
+from sqlalchemy.engine import Connection, Engine, make_url
 
 from config.settings import Settings
-from workers import durable
 from workers.errors import IndexAway, IndexOutdated, IndexUnusable
 from workers.identity import give_archive_identity, give_identity, write_stores
 from workers.index import tables
 from workers.index.counting import Ask, Identities, identities
 from workers.index.migrating import current_revision, upgrade
+from workers.index.postgresql import is_away, postgresql_engine
 from workers.index.revision import HEAD_REVISION
-
-_BUSY_MILLISECONDS = 30_000
-_CACHE_KIB = 8 << 10
-"""Of a connection to SQLite: the inner pages of an index of millions of instances."""
-_LOG_PAGES = 8000
-"""After so many (of 4 KiB) SQLite writes its log back: each time it waits for the disk twice."""
-_NETWORK_SYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "9p", "ceph", "glusterfs")
+from workers.index.sqlite import back_up, give_mode, orphans, sqlite_engine
 
 
 class MetadataIndex:
@@ -41,17 +31,27 @@ class MetadataIndex:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
+        self._writing = engine.execution_options(writes=True)
+        self._reading = engine
+        if engine.dialect.name == "postgresql":
+            self._reading = engine.execution_options(
+                isolation_level="REPEATABLE READ", postgresql_readonly=True
+            )
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """Begin a transaction that may write; committed at the end, rolled back on an error."""
-        with self.engine.connect().execution_options(writes=True) as connection, connection.begin():
+        """Begin a transaction that may write; committed at the end, rolled back on an error.
+
+        Raises IndexAway when the server is away: before the end, or at it, and then nobody knows
+        whether it was done.
+        """
+        with _telling_away(), self._writing.begin() as connection:
             yield connection
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """Begin a short reading transaction, one snapshot."""
-        with self.engine.connect() as connection, connection.begin():
+        """Begin a short reading transaction, one snapshot. Raises IndexAway."""
+        with _telling_away(), self._reading.begin() as connection:
             yield connection
 
     def identities(self) -> Identities:
@@ -69,6 +69,16 @@ class MetadataIndex:
         self.engine.dispose()
 
 
+@contextmanager
+def _telling_away() -> Iterator[None]:
+    try:
+        yield
+    except sa.exc.DBAPIError as error:
+        if is_away(error):
+            raise IndexAway(error.orig or error) from error
+        raise
+
+
 def prepare_index(settings: Settings) -> MetadataIndex:
     """Create or migrate the index, once, locked and after a backup; then open it.
 
@@ -80,11 +90,11 @@ def prepare_index(settings: Settings) -> MetadataIndex:
         fcntl.flock(lock, fcntl.LOCK_EX)
         engine = _engine(settings)
         if engine.dialect.name == "sqlite":
-            _give_mode(Path(engine.url.database or ""), layout.file_mode)
+            give_mode(Path(engine.url.database or ""), layout.file_mode)
         found = _revision(engine)
         if found != HEAD_REVISION:
             if found is not None and engine.dialect.name == "sqlite":
-                _back_up(layout.index, found)
+                back_up(layout.index, found)
             _migrate(settings)
         _know_stores(engine, settings)
         stores = MetadataIndex(engine).identities()
@@ -133,6 +143,7 @@ def insert_new(connection: Connection, table: sa.Table, **values: Any) -> bool:
     else:
         from sqlalchemy.dialects.sqlite import insert  # type: ignore[assignment]
     statement = insert(table).values(**values).on_conflict_do_nothing()
+    statement = statement.execution_options(preserve_rowcount=True)  # -1 on PostgreSQL otherwise
     return bool(connection.execute(statement).rowcount)
 
 
@@ -152,77 +163,24 @@ def insert_new_rows(
 
 def _migrate(settings: Settings) -> None:
     """Run the missing migrations; SQLite changes a table by making it anew, unwatched."""
-    engine = _engine(settings, foreign_keys=False)
+    engine = _engine(settings, migrating=True)
     try:
         upgrade(engine)
-        if engine.dialect.name == "sqlite":
-            with engine.connect() as connection:
-                orphans = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
-            if orphans:
-                raise IndexUnusable(f"the migrated index has {len(orphans)} rows without a parent")
+        if engine.dialect.name == "sqlite" and (lost := orphans(engine)):
+            raise IndexUnusable(f"the migrated index has {lost} rows without a parent")
     finally:
         engine.dispose()
 
 
-def _engine(settings: Settings, *, foreign_keys: bool = True) -> Engine:
+def _engine(settings: Settings, *, migrating: bool = False) -> Engine:
     url = make_url(settings.index_url)
     if url.get_backend_name() == "sqlite":
-        return _sqlite_engine(url, foreign_keys=foreign_keys)
+        return sqlite_engine(url, foreign_keys=not migrating)
     if url.get_backend_name() == "postgresql":
-        return sa.create_engine(url.set(drivername="postgresql+psycopg"), pool_pre_ping=True)
+        given = settings.index.password_file
+        password_file = None if given is None else settings.layout.root / given
+        return postgresql_engine(url, password_file, patient=migrating)
     raise IndexUnusable(f"index.url must be sqlite or postgresql, not {url.get_backend_name()}")
-
-
-def _sqlite_engine(url: URL, *, foreign_keys: bool) -> Engine:
-    path = Path(url.database or "")
-    kind = _file_system(path.parent)
-    if kind in _NETWORK_SYSTEMS:
-        raise IndexUnusable(
-            f"{path} lies on {kind}: SQLite loses data there; use a local disk or PostgreSQL"
-        )
-    engine = sa.create_engine(url, connect_args={"timeout": _BUSY_MILLISECONDS / 1000})
-
-    @sa.event.listens_for(engine, "connect")
-    def _on_connect(connection: sqlite3.Connection, _: object) -> None:
-        connection.isolation_level = None  # SQLAlchemy's begin event below starts transactions
-        connection.execute(f"PRAGMA busy_timeout={_BUSY_MILLISECONDS}")
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")
-        connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
-        connection.execute(f"PRAGMA wal_autocheckpoint={_LOG_PAGES}")
-        connection.execute(f"PRAGMA foreign_keys={'ON' if foreign_keys else 'OFF'}")
-
-    @sa.event.listens_for(engine, "begin")
-    def _on_begin(connection: Connection) -> None:
-        writes = connection.get_execution_options().get("writes", False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-    return engine
-
-
-def _give_mode(path: Path, mode: int) -> None:
-    """Let a database be read by whom the settings say, before SQLite makes it.
-
-    By name: closing a descriptor of ours would end the locks that SQLite holds.
-    """
-    if not path.exists():
-        os.close(durable.create_new(path))  # an empty file is an empty database
-    for one in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
-        with suppress(FileNotFoundError):  # SQLite makes these like the file itself
-            one.chmod(mode)
-
-
-def _back_up(path: Path, revision: str) -> None:
-    """Copy the whole database beside itself through SQLite's own backup."""
-    target = path.with_name(f"{path.name}.before-migration-from-{revision}")
-    _give_mode(target, stat.S_IMODE(path.stat().st_mode))
-    with (
-        sqlite3.connect(path) as source,
-        sqlite3.connect(target) as copy,
-    ):
-        source.backup(copy)
-    source.close()
-    copy.close()
 
 
 def _know_stores(engine: Engine, settings: Settings) -> None:
@@ -235,17 +193,3 @@ def _know_stores(engine: Engine, settings: Settings) -> None:
         if "spool_id" not in known:
             identity = give_identity(layout.spool)
             connection.execute(tables.meta.insert().values(key="spool_id", value=identity))
-
-
-def _file_system(folder: Path) -> str:
-    """Name the file system that a folder lies on, from the longest mount point above it."""
-    best, kind = "", ""
-    here = os.path.realpath(folder)
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:
-        for line in mounts:
-            before, _, after = line.partition(" - ")
-            point = before.split(" ")[4].replace("\\040", " ")
-            inside = here == point or here.startswith(point.rstrip("/") + "/")
-            if inside and len(point) >= len(best):
-                best, kind = point, after.split(" ")[0]
-    return kind

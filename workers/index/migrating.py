@@ -13,7 +13,6 @@ from sqlalchemy.engine import Engine
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 _VERSION_TABLE = "alembic_version"
-_POSTGRESQL_LOCK = 7308332045
 
 
 def current_revision(engine: Engine) -> str | None:
@@ -34,7 +33,5 @@ def upgrade(engine: Engine) -> None:
     configuration.set_main_option("script_location", str(MIGRATIONS))
     configuration.set_main_option("path_separator", "os")
     with engine.connect().execution_options(writes=True) as connection, connection.begin():
-        if engine.dialect.name == "postgresql":
-            connection.execute(sa.text(f"SELECT pg_advisory_xact_lock({_POSTGRESQL_LOCK})"))
         configuration.attributes["connection"] = connection
         command.upgrade(configuration, "head")

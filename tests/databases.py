@@ -1,0 +1,187 @@
+"""A PostgreSQL server of the tests, and which database an installation of a test has."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Engine, make_url
+
+from workers.index.migrating import upgrade
+
+SQLITE, POSTGRESQL = "sqlite", "postgresql"
+BOTH = (SQLITE, POSTGRESQL)
+
+_TEMPLATE = "template_of_tests"
+_SETTINGS = {
+    "fsync": "off",  # a database is dropped with its test
+    "full_page_writes": "off",
+    "synchronous_commit": "off",
+    "max_connections": "100",
+    "shared_buffers": "32MB",
+    "listen_addresses": "",
+    "timezone": "Asia/Kathmandu",  # nobody may lean on the server's
+}
+
+
+def server_programs() -> Path | None:
+    """Return the folder of the newest server's programs; Debian keeps them from PATH."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=_version)
+    if found:
+        return found[-1].parent
+    on_path = shutil.which("initdb")
+    return Path(on_path).resolve().parent if on_path else None
+
+
+def _version(path: Path) -> float:
+    try:
+        return float(path.parent.parent.name)
+    except ValueError:
+        return 0.0
+
+
+class Server:
+    """A cluster in a folder of its own, reached over a socket in it."""
+
+    def __init__(self, folder: Path, programs: Path, **settings: str) -> None:
+        self.folder = folder
+        self._programs = programs
+        self._settings = _SETTINGS | settings
+        self._data = folder / "data"
+        # the server refuses to run as root
+        self._user: dict[str, Any] = {}
+        if os.getuid() == 0:
+            self._user = {"user": "postgres", "group": "postgres", "extra_groups": []}
+            shutil.chown(folder, "postgres", "postgres")
+        self._call("initdb", "--pgdata", self._data, "--username=postgres", "--auth=trust",
+                   "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync")  # fmt: skip
+
+    def _call(self, program: str, *arguments: object) -> None:
+        done = subprocess.run(
+            [self._programs / program, *map(str, arguments)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE if program == "initdb" else subprocess.DEVNULL,
+            stderr=subprocess.STDOUT,
+            cwd=self.folder,
+            timeout=60,
+            **self._user,
+        )
+        assert done.returncode == 0, (program, done.stdout, self.log())
+
+    def start(self) -> None:
+        words = " ".join(f"-c {key}={value!r}" for key, value in self._settings.items())
+        options = f"-k {self.folder} {words}"
+        self._call("pg_ctl", "start", "--wait", "--pgdata", self._data,
+                   "--log", self.folder / "log", "--options", options)  # fmt: skip
+
+    def stop(self, mode: str = "immediate") -> None:
+        """End the server: `immediate` as a kill does, `fast` in order."""
+        self._call("pg_ctl", "stop", "--wait", "--pgdata", self._data, "--mode", mode)
+
+    def log(self) -> str:
+        path = self.folder / "log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def url(self, database: str, user: str = "postgres") -> str:
+        return f"postgresql://{user}@/{database}?host={self.folder}"
+
+    def engine(self, database: str) -> Engine:
+        """A plain engine, none of ours, that keeps no connection."""
+        url = make_url(self.url(database)).set(drivername="postgresql+psycopg")
+        return sa.create_engine(url, poolclass=sa.NullPool)
+
+    def tell(self, *statements: str, database: str = "postgres") -> None:
+        """Run statements, each by itself."""
+        engine = self.engine(database).execution_options(isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            for statement in statements:
+                connection.exec_driver_sql(statement)
+        engine.dispose()
+
+    def make_template(self) -> None:
+        """Make a database of our schema, which others are copied from."""
+        self.tell(f"CREATE DATABASE {_TEMPLATE}")
+        engine = self.engine(_TEMPLATE)
+        upgrade(engine)
+        engine.dispose()
+
+    def create(self, database: str, template: str = _TEMPLATE) -> str:
+        """Make a database with our schema and nothing in it; return its URL."""
+        self.tell(f"CREATE DATABASE {database} TEMPLATE {template}")
+        return self.url(database)
+
+    def drop(self, *databases: str) -> None:
+        """Remove databases, whoever is still connected."""
+        self.tell(*(f"DROP DATABASE IF EXISTS {one} WITH (FORCE)" for one in databases))
+
+
+@contextmanager
+def serving(programs: Path, **settings: str) -> Iterator[Server]:
+    """Run a server."""
+    memory = "/dev/shm"  # noqa: S108 - quick, and its name is short enough for a socket's
+    place = memory if os.access(memory, os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="pg", dir=place) as folder:
+        server = Server(Path(folder), programs, **settings)
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
+class Databases:
+    """What the installations of one test have for an index: each root its own, made when asked."""
+
+    def __init__(self, server: Server | None) -> None:
+        self._server = server
+        self._made: dict[str, str] = {}
+
+    def url_of(self, root: Path) -> str | None:
+        """Return the URL of the index of a root; None for the SQLite that is the default."""
+        if self._server is None:
+            return None
+        name = "t" + hashlib.blake2b(os.fsencode(root.absolute()), digest_size=8).hexdigest()
+        if name not in self._made:
+            self._made[name] = self._server.create(name)
+        return self._made[name]
+
+    def drop(self) -> None:
+        if self._server is not None and self._made:
+            self._server.drop(*self._made)
+
+
+class _Current:
+    """Of the test that runs: builders of installations are asked deep inside it."""
+
+    databases = Databases(None)
+
+
+@contextmanager
+def chosen(server: Server | None) -> Iterator[Databases]:
+    """Let the installations that are built meanwhile have their index there."""
+    before, _Current.databases = _Current.databases, Databases(server)
+    try:
+        yield _Current.databases
+    finally:
+        _Current.databases.drop()
+        _Current.databases = before
+
+
+def index_of(root: Path) -> dict[str, Any]:
+    """Return what the settings of an installation say of its index in this test."""
+    url = _Current.databases.url_of(root)
+    return {"index": {"url": url}} if url else {}
+
+
+def environment_of(root: Path) -> dict[str, str]:
+    """Return the same for a process that is started with `--root`."""
+    url = _Current.databases.url_of(root)
+    return {"PETCT_INGEST_INDEX__URL": url} if url else {}
