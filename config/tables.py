@@ -19,6 +19,8 @@ from pydantic import (
     model_validator,
 )
 
+from config.sentinels import is_sentinel_url, read_sentinel_url
+
 
 class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -142,15 +144,21 @@ class RedisSettings(_Table):
 
     url: str | None = Field(default=None, repr=False)  # it may hold a password
     password_file: Path | None = None
+    sentinel_password_file: Path | None = None
     ca_file: Path | None = None
     memory_mb: int = Field(default=256, ge=16)
 
     @field_validator("url")
     @classmethod
     def _is_an_address(cls, value: str | None) -> str | None:
-        if value is not None:
+        if value is not None and is_sentinel_url(value):
+            read_sentinel_url(value)  # ValueError in words of its own
+        elif value is not None:
             if not value.startswith(("redis://", "rediss://", "unix://")):
-                raise ValueError("it begins with redis://, rediss:// or unix://")
+                raise ValueError(
+                    "it begins with redis://, rediss://, unix://, redis+sentinel:// or"
+                    " rediss+sentinel://"
+                )
             try:
                 _ = urlsplit(value).port
             except ValueError:  # its words quote a part of the address, perhaps of a password
@@ -162,12 +170,20 @@ class RedisSettings(_Table):
 
     @model_validator(mode="after")
     def _fits_together(self) -> RedisSettings:
-        if self.url is None and (self.password_file or self.ca_file):
-            raise ValueError("password_file and ca_file belong to a server of your own: give url")
-        if self.password_file and self.url and urlsplit(self.url).password:
+        if self.url is None:
+            if self.password_file or self.sentinel_password_file or self.ca_file:
+                raise ValueError("files with passwords and ca_file belong to a server: give url")
+            return self
+        if is_sentinel_url(self.url):
+            password = read_sentinel_url(self.url).password
+        else:
+            password = urlsplit(self.url).password
+        if self.password_file and password:
             raise ValueError("the password is given in url or in password_file, not in both")
-        if self.ca_file and self.url and not self.url.startswith("rediss://"):
-            raise ValueError("ca_file asks for a url that begins with rediss://")
+        if self.ca_file and not self.url.startswith("rediss"):
+            raise ValueError(
+                "ca_file asks for a url that begins with rediss:// or rediss+sentinel://"
+            )
         return self
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from config.sentinels import is_sentinel_url
 from config.settings import Settings
 from daemon.errors import CannotInstall
 
@@ -30,6 +31,7 @@ _UNSEEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108 - wh
 
 _SECRETS = {
     "redis.password_file": ("receiver", "watcher", "worker@", "sweeper", "web"),
+    "redis.sentinel_password_file": ("receiver", "watcher", "worker@", "sweeper", "web"),
     "index.password_file": ("worker@", "sweeper", "web", "notify"),
     "receiver.tls.key": ("receiver",),
     "web.password_file": ("web",),
@@ -147,7 +149,9 @@ def _network(settings: Settings) -> list[str]:
     """Open the way to servers elsewhere: to their addresses, or wherever a name leads."""
     hosts = set()
     for url in (settings.redis.url, settings.index.url):
-        if url and not url.startswith(("unix:", "sqlite:")):
+        if url and is_sentinel_url(url):
+            hosts.add("any")  # they may name any server
+        elif url and not url.startswith(("unix:", "sqlite:")):
             hosts.add(urlsplit(url).hostname or "localhost")
     if not hosts:
         return []
