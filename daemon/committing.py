@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from config.logs import get_logger
 from config.settings import Settings
 from workers.commitment.deciding import Commitments
+from workers.errors import IndexAway
 from workers.index.engine import MetadataIndex
 
 _LOOK_SECONDS = 0.5
@@ -41,7 +42,7 @@ class Committing:
             decided = 0
             try:
                 decided = self._commitments.work()
-            except (OSError, sa.exc.DBAPIError) as error:  # a passing trouble: the next look tries
+            except (OSError, IndexAway, sa.exc.DBAPIError) as error:  # the next look tries again
                 log.warning("commitment-failed", error=type(error).__name__)
             took = 0.0 if decided else time.monotonic() - began
             wait = max(_LOOK_SECONDS, _IDLE_SHARE * took)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from itertools import groupby
@@ -17,7 +18,7 @@ from workers.completeness.evidence import FactsMemory
 from workers.completeness.judging import PairWish, judge_studies
 from workers.completeness.postponing import FRESH_SECONDS, GrownSeries, may_wait
 from workers.completeness.series import SeriesState
-from workers.errors import StoreUnavailable, WorkersError
+from workers.errors import IndexAway, IndexUnusable, StoreUnavailable, WorkersError
 from workers.filing.left import why_left
 from workers.filing.protocol import Filer
 from workers.filing.report import FilingReport
@@ -27,6 +28,8 @@ from workers.index.tables import series, study
 from workers.measuring import Measures, Timed
 from workers.pairing.failing import note_death, note_failure
 from workers.spool.batches import EntryName, entries_of, is_batch_name
+
+_AWAY_SECONDS = 1.0
 
 log = get_logger(__name__)
 
@@ -41,6 +44,7 @@ class Workplace:
         self._filer: Filer | None = None
         self.measures = Measures(settings.layout, "worker")
         self._judged: dict[int, float] = {}
+        self._index_away = False
 
     @property
     def index(self) -> MetadataIndex:
@@ -68,6 +72,18 @@ class Workplace:
         """Return how many seconds ago this process judged a study, None for long ago or never."""
         at = self._judged.get(study_id)
         return None if at is None else clock.monotonic() - at
+
+    def index_is_away(self, error: IndexAway) -> None:
+        """Say once that a server is away, and let its restart pass; the sweeper asks again."""
+        if not self._index_away:
+            log.warning("index-away", reason=str(error))
+        self._index_away = True
+        time.sleep(_AWAY_SECONDS)
+
+    def index_answers(self) -> None:
+        if self._index_away:
+            log.info("index-answers-again")
+        self._index_away = False
 
     def close(self) -> None:
         self.measures.close()
@@ -104,6 +120,9 @@ def file_entries(version: int, batches: Mapping[str, Sequence[str]]) -> dict[str
     except StoreUnavailable as error:  # the sweeper asks again; trying at once is no use
         log.warning("store-unavailable", queue=queues.FILING, reason=str(error))
         return {}
+    except IndexAway as error:
+        place.index_is_away(error)
+        return {}
 
 
 def pair_study(version: int, pair: int, generation: int) -> str:
@@ -121,8 +140,11 @@ def pair_study(version: int, pair: int, generation: int) -> str:
     except StoreUnavailable as error:
         log.warning("store-unavailable", queue=queues.PAIRING, reason=str(error))
         return "unavailable"
+    except IndexAway as error:
+        place.index_is_away(error)
+        return "unavailable"
     except Exception as error:  # whatever it is: a person must see why the pair does not come
-        with suppress(sa.exc.DBAPIError):
+        with suppress(sa.exc.DBAPIError, IndexUnusable):
             note_failure(place.index, pair, generation, why_left(error))
         raise
 
@@ -152,6 +174,7 @@ def file_now(place: Workplace, entries: Sequence[EntryName]) -> dict[str, int]:
     studies = _studies_to_judge(place, report)
     if studies:
         ask_for_pairs(place.settings, place.judge(studies, report.touched_series))
+    place.index_answers()
     for seconds in report.seconds:
         place.measures.observe(Timed.FILE, seconds)
     place.measures.flush()

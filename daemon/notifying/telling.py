@@ -14,7 +14,7 @@ from daemon.notifying.mail import Email
 from daemon.notifying.notices import Notice, Topic
 from daemon.notifying.webhook import Webhook
 from workers import clock
-from workers.errors import IndexUnusable
+from workers.errors import IndexAway, IndexUnusable
 from workers.index.engine import MetadataIndex, open_index
 from workers.index.marks import forget_marks
 
@@ -110,7 +110,7 @@ def _follow(
                 channel = Channel(index, settings, sender)
             more = channel.tick(clock.monotonic())
             trouble = ""
-        except (OSError, sa.exc.DBAPIError) as error:  # a passing trouble: the next look tries
+        except (OSError, IndexAway, sa.exc.DBAPIError) as error:  # the next look tries again
             before, trouble = trouble, type(error).__name__
             if trouble != before:
                 log.warning("notify-waits", channel=sender.name, error=trouble)
