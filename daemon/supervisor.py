@@ -83,7 +83,7 @@ def plan_roles(settings: Settings, only: Collection[str] = ()) -> tuple[Role, ..
         ),
         Role("watch", ("watch",), Stage.INTAKE, 15),
         *(
-            Role(f"{queue}-{number}", ("work", queue), Stage.WORK, 30)
+            Role(f"{queue}-{number}", ("work", _named(queue, number)), Stage.WORK, 30)
             for queue, count in (
                 (FILING, settings.filing.workers),
                 (PAIRING, settings.pairing.workers if settings.pairing.enabled else 0),
@@ -104,6 +104,11 @@ def plan_roles(settings: Settings, only: Collection[str] = ()) -> tuple[Role, ..
             raise DaemonError(f"no such role: {', '.join(sorted(strange))}; there are {known}")
         roles = [role for role in roles if role.name.split("-")[0] in only]
     return tuple(roles)
+
+
+def _named(queue: str, number: int) -> str:
+    """Name a worker of a queue: the starts of each are counted by themselves."""
+    return queue if number == 1 else f"{queue}-{number}"
 
 
 def restart_delay(deaths: int) -> float:

@@ -33,6 +33,8 @@ from web_serving import served
 
 from config.layout import Layout
 from config.settings import Settings
+from daemon import working
+from daemon.cli import roles
 from daemon.observing.gauges import Rarely
 from daemon.receiver.server import Receiver
 from workers import jobs
@@ -99,6 +101,18 @@ def test_processes_at_once_count_beside_each_other(settings: Settings) -> None:
         assert end_of_child(child) == 0
     assert received(settings.layout) == 800
     assert len(list(settings.layout.metrics.glob("filing-*.json"))) <= 4
+
+
+def test_the_starts_of_each_worker_are_counted_by_themselves(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worked: list[str] = []
+    monkeypatch.setattr(working, "run_worker", lambda _, queue: worked.append(queue))
+    for name in ("filing", "filing-2", "filing-2"):
+        roles.work(name, root=settings.root)
+    assert worked == ["filing"] * 3
+    counts = read_measures(settings.layout).counts
+    assert (counts[Counted.STARTS, "filing"], counts[Counted.STARTS, "filing-2"]) == (1, 2)
 
 
 def test_totals_that_were_cut_begin_anew_and_what_cannot_be_written_is_kept(

@@ -63,9 +63,11 @@ def test_numbers_of_workers_and_a_server_elsewhere_change_the_plan(tmp_path):
         },
         environ={},
     )
-    assert names(plan_roles(settings)) == [
-        *("sweep", "receive", "watch", "filing-1", "filing-2", "filing-3")
-    ]
+    roles = plan_roles(settings)
+    assert names(roles) == [*("sweep", "receive", "watch", "filing-1", "filing-2", "filing-3")]
+    workers = [role.arguments for role in roles if role.name.startswith("filing")]
+    # each under a name of its own: starts are counted by it, and alerts tell one that dies again
+    assert workers == [("work", "filing"), ("work", "filing-2"), ("work", "filing-3")]
 
 
 def test_an_unknown_role_is_refused_by_name(settings):
@@ -173,6 +175,7 @@ def test_a_role_that_always_dies_is_tried_ever_more_rarely_and_hurts_no_other(sm
         said = re.compile(r'role=crash reason="exit 3" .*again_in_seconds=([\d.]+)')
         wait_until(lambda: len(said.findall(run.stderr)) >= 3)
         assert [float(delay) for delay in said.findall(run.stderr)[:3]] == [0.2, 0.4, 0.8]
+        wait_until(lambda: "work starts" in notes(tmp_path))
         assert notes(tmp_path).count("work starts") == 1
         assert READY not in run.stdout
         assert run.end() == 0

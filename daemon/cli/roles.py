@@ -82,7 +82,7 @@ def work(
 
     keep_private()
     log_failing_threads()
-    note_start(settings.layout, name)
+    note_start(settings.layout, queue)
     run_worker(settings, name)
 
 
