@@ -34,6 +34,11 @@ class Log:
     def __init__(self, name: str) -> None:
         self._logger = logging.getLogger(name)
 
+    @property
+    def says_debug(self) -> bool:
+        """Whether DEBUG is said at all: for facts that cost time to make."""
+        return self._logger.isEnabledFor(logging.DEBUG)
+
     def debug(self, event: str, **facts: Any) -> None:
         self._log(logging.DEBUG, event, facts)
 

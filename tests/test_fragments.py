@@ -1,4 +1,4 @@
-"""Fragments that lie whole in the buffer are taken at once, and only those."""
+"""Fragments that lie in the buffer are taken at once, whole or in part."""
 
 import os
 import struct
@@ -8,14 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wire import COMMAND, LAST, p_data, pdu, pdv, release
 
-from daemon.receiver.fragments import MOST_FRAGMENTS, whole_fragments
+from daemon.receiver.fragments import MOST_FRAGMENTS, NO_FRAGMENTS, next_fragments
 from workers import durable
 
 CONTEXT = 1
 
 
-def found(encoded, most_bytes=0):
-    return whole_fragments(memoryview(encoded), CONTEXT, most_bytes)
+def found(encoded, most_bytes=0, before=NO_FRAGMENTS):
+    return next_fragments(memoryview(encoded), CONTEXT, most_bytes, before)
 
 
 def value(fragments):
@@ -27,15 +27,37 @@ def test_a_data_set_comes_back_however_it_was_cut_and_what_follows_stays(data, s
     pieces = [data[at : at + size] for at in range(0, len(data), size)] or [b""]
     sent = b"".join(p_data(pdv(0, one)) for one in pieces[:-1]) + p_data(pdv(LAST, pieces[-1]))
     taken = found(sent + behind)
-    assert (value(taken), taken.bytes_read, taken.has_last) == (data, len(sent), True)
+    assert (value(taken), taken.bytes_read) == (data, len(sent))
+    assert (taken.missing, taken.is_last) == (0, True)
+
+
+@given(st.binary(max_size=300), st.integers(1, 90), st.lists(st.integers(1, 120), max_size=20))
+def test_a_data_set_comes_back_however_it_arrives(data, size, arrivals):
+    pieces = [data[at : at + size] for at in range(0, len(data), size)] or [b""]
+    sent = b"".join(p_data(pdv(0, one)) for one in pieces[:-1]) + p_data(pdv(LAST, pieces[-1]))
+    taken, values, at, end = NO_FRAGMENTS, [], 0, 0
+    for more in (*arrivals, len(sent)):
+        end = min(end + more, len(sent))
+        while at < end and not (taken.is_last and not taken.missing):
+            taken = found(sent[at:end], before=taken)
+            values.append(value(taken))
+            at += taken.bytes_read
+            if not taken.bytes_read:
+                assert end - at < 12, "only heads wait until they are whole"
+                break
+    assert (b"".join(values), at) == (data, len(sent))
+    assert (taken.missing, taken.is_last) == (0, True)
 
 
 @given(st.integers(0, 3 * 42 + 6))
-def test_a_pdu_that_is_not_there_whole_is_left(cut):
+def test_what_is_missing_of_a_fragment_is_told(cut):
     sent = b"".join(p_data(pdv(0, bytes(30))) for _ in range(3)) + release()
     taken = found(sent[:cut])
-    assert len(taken.pieces) == min(cut // 42, 3)
-    assert (taken.bytes_read, taken.has_last) == (42 * len(taken.pieces), False)
+    whole, begun = divmod(min(cut, 3 * 42), 42)
+    begun = begun if begun >= 12 else 0  # a head that is not there whole is left
+    assert taken.bytes_read == 42 * whole + begun
+    assert taken.missing == (42 - begun if begun else 0)
+    assert not taken.is_last
 
 
 @pytest.mark.parametrize(
@@ -53,7 +75,7 @@ def test_a_pdu_that_is_not_there_whole_is_left(cut):
 )
 def test_what_looks_any_different_is_left_to_who_reads_pdu_by_pdu(other):
     taken = found(p_data(pdv(0, b"before")) + other + p_data(pdv(LAST)), most_bytes=100)
-    assert (value(taken), taken.has_last) == (b"before", False)
+    assert (value(taken), taken.missing, taken.is_last) == (b"before", 0, False)
 
 
 def test_no_more_are_taken_than_one_call_can_write():

@@ -311,6 +311,7 @@ def test_a_write_that_stops_in_the_middle_leaves_nothing(connect, settings, monk
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", write_some)
+        patch.setattr(os, "writev", lambda file, pieces: write_some(file, b"".join(pieces)))
         assert send(association, 2, data=data_set(2, size=5000)).Status == 0xA700
     assert not os.listdir(settings.layout.incoming)
     assert len(entries(settings)) == 1

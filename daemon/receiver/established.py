@@ -33,7 +33,7 @@ from daemon.receiver.commands import (
     encode_response,
     parse_command,
 )
-from daemon.receiver.fragments import whole_fragments
+from daemon.receiver.fragments import NO_FRAGMENTS, next_fragments
 from daemon.receiver.inflow import ConnectionLost, Hopeless, Inflow, Interrupted
 from daemon.receiver.part10 import uid_problem
 from daemon.receiver.storing import SUCCESS, Answer, AssociationStore, Request
@@ -107,6 +107,7 @@ class EstablishedPhase:
         self._context: int | None = None  # of the message that has begun
         self._command_bytes = bytearray()
         self._command: Command | None = None
+        self._fragments = NO_FRAGMENTS  # of its data set, the last ones
         self._received = 0  # bytes of its data set
         self._handed_over = 0
         vars(self._dul)["_is_transport_event"] = self
@@ -192,12 +193,9 @@ class EstablishedPhase:
             checkpoint.clear()
 
     def _pynetdicom_is_to_act(self) -> bool:
-        queues = (
-            self._dul.to_provider_queue,
-            self._dul.event_queue,
-            self._association.dimse.msg_queue,
-        )
-        return any(waiting.queue for waiting in queues)
+        dul = self._dul
+        waiting = dul.to_provider_queue.queue or dul.event_queue.queue
+        return bool(waiting or self._association.dimse.msg_queue.queue)
 
     def _pynetdicom_is_to_abort(self) -> bool:
         waiting = self._dul.to_provider_queue.queue
@@ -216,7 +214,7 @@ class EstablishedPhase:
     # PDUs -----------------------------------------------------------------------------------------
 
     def _read_pdu(self, inflow: Inflow, party: Party) -> None:
-        if self._command is not None and self._take_whole_fragments(inflow, party):
+        if self._command is not None and self._take_fragments(inflow, party):
             return
         inflow.need(_PDU.size)
         header = bytes(inflow.peek(_PDU.size))
@@ -240,18 +238,19 @@ class EstablishedPhase:
         if self._context is None and self._association.dimse.message is None:
             inflow.rest()
 
-    def _take_whole_fragments(self, inflow: Inflow, party: Party) -> bool:
-        """Take what most senders send, many PDUs at once; False where it is anything else.
+    def _take_fragments(self, inflow: Inflow, party: Party) -> bool:
+        """Take what most senders send, all that is here at once; False where it is anything else.
 
         Within a data set nothing else may come but its fragments, or the association's end.
         """
         view = inflow.peek(inflow.buffered)
-        found = whole_fragments(view, self._context or 0, self._announced)
-        if not found.pieces:
+        found = next_fragments(view, self._context or 0, self._announced, self._fragments)
+        if not found.bytes_read:
             return False
+        self._fragments = found
         inflow.skip(found.bytes_read)
         self._take_data(party, *found.pieces)
-        if found.has_last:
+        if found.is_last and not found.missing:
             self._answer(party)
             inflow.rest()
         return True
@@ -323,20 +322,25 @@ class EstablishedPhase:
             raise Malformed("a data set without a command set")
         is_store = command.field == C_STORE_RQ
         answer = party.store.finish() if is_store else Answer(SUCCESS)
-        if self._reports:
-            # an N-EVENT-REPORT may be on its way: pynetdicom's queue keeps them apart
-            self._association.dimse.send_msg(_primitive(command, answer), context)
-        else:
-            self._inflow.send(
-                encode_response(
-                    command, context, answer.status, answer.comment, self._most_for_peer
-                )
-            )
+        try:
+            self._send(self._inflow, command, context, answer)
+        finally:
+            if is_store:
+                party.store.settle()  # the peer is at work meanwhile
         self._message_ended()
         party.answered()
 
+    def _send(self, inflow: Inflow, command: Command, context: int, answer: Answer) -> None:
+        if self._reports:
+            # an N-EVENT-REPORT may be on its way: pynetdicom's queue keeps them apart
+            self._association.dimse.send_msg(_primitive(command, answer), context)
+            return
+        status, comment = answer.status, answer.comment
+        inflow.send(encode_response(command, context, status, comment, self._most_for_peer))
+
     def _message_ended(self) -> None:
         self._context = self._command = None
+        self._fragments = NO_FRAGMENTS
         self._command_bytes.clear()
         self._received = 0
 

@@ -62,6 +62,10 @@ class Answer:
     refusal: Refusal = Refusal.UNEXPECTED
 
 
+_STORED = Answer(SUCCESS)
+_TOO_LATE = Answer(OUT_OF_RESOURCES, _ENDED, Refusal.ENDED)
+
+
 @dataclass(frozen=True, slots=True)
 class Spooling:
     """Where instances go, how large one may be, and where they are counted."""
@@ -88,11 +92,13 @@ class AssociationStore:
         self._lock = threading.Lock()
         self._writer: BatchWriter | None = None
         self._entry: Unpublished | None = None
+        self._head = b""  # of its file, until it is written
+        self._published: EntryName | None = None
         self._answer: Answer | None = None
         self._sop_instance = ""
         self._size = 0
         self._measured = 0
-        self._began = 0.0
+        self._began = self._took = 0.0
         self._closed = False
 
     def begin(self, request: Request) -> None:
@@ -119,22 +125,32 @@ class AssociationStore:
         self._try(lambda: self._write(pieces))
 
     def finish(self) -> Answer:
-        """Make the instance durable; return what to answer."""
+        """Make the instance durable; return what to answer. `settle` follows behind the answer."""
         if self._entry is not None and not self._size:
             self._refuse(CANNOT_UNDERSTAND, "there is no data set", Refusal.BAD_REQUEST)
         if self._entry is not None:
             self._try(self._publish)
-        answer = self._answer or Answer(OUT_OF_RESOURCES, _ENDED, Refusal.ENDED)
-        measures = self._spooling.measures
-        if answer.status == SUCCESS:
-            self.stored += 1
-            measures.count(Counted.RECEIVED)
-            measures.count(Counted.RECEIVED_BYTES, by=self._size)
-            measures.observe(Timed.RECEIVE, time.monotonic() - self._began)
-        else:
-            self.refused += 1
-            measures.count(Counted.REFUSED, answer.refusal)
+        answer = self._answer or _TOO_LATE
+        self._took = time.monotonic() - self._began
+        self.stored += answer.status == SUCCESS
+        self.refused += answer.status != SUCCESS
         return answer
+
+    def settle(self) -> None:
+        """Do for the last instance what no peer needs to wait for: hand it on, and count it."""
+        name, self._published = self._published, None
+        answer, self._answer = self._answer, None
+        measures = self._spooling.measures
+        if name is None:
+            measures.count(Counted.REFUSED, (answer or _TOO_LATE).refusal)
+            return
+        self._spooling.offer(name)
+        measures.count(Counted.RECEIVED)
+        measures.count(Counted.RECEIVED_BYTES, by=self._size)
+        measures.observe(Timed.RECEIVE, self._took)
+        if log.says_debug:
+            uid = short(self._sop_instance)
+            log.debug("stored", entry=name.identifier, uid=uid, size=self._size)
 
     def abandon(self) -> None:
         """Forget an instance that is not finished."""
@@ -180,13 +196,12 @@ class AssociationStore:
 
     def _begin(self, request: Request) -> None:
         encoding = Encoding(request.transfer_syntax, self.source.calling_ae)
-        head = file_head(str(request.sop_class), str(request.sop_instance), encoding)
-        if not self._has_room(len(head)):
+        self._head = file_head(str(request.sop_class), str(request.sop_instance), encoding)
+        if not self._has_room(len(self._head)):
             return
         if self._writer is None:
             self._writer = BatchWriter(self._spooling.layout, self.source)
         self._entry = self._writer.begin()
-        self._entry.write(head)
 
     def _write(self, pieces: Sequence[memoryview]) -> None:
         if self._size - self._measured >= ROOM_BYTES:
@@ -194,17 +209,16 @@ class AssociationStore:
             if not self._has_room(ROOM_BYTES):
                 return
         if self._entry is not None:
-            self._entry.write(*pieces)
+            head, self._head = self._head, b""
+            self._entry.write(*((head, *pieces) if head else pieces))
 
     def _publish(self) -> None:
         if self._entry is None:
             return
-        name = self._entry.publish()
+        self._published = self._entry.publish()
         self._entry = None
-        self._answer = Answer(SUCCESS)
+        self._answer = _STORED
         self._spooling.room.took(self._size)
-        self._spooling.offer(name)
-        log.debug("stored", entry=name.identifier, uid=short(self._sop_instance), size=self._size)
 
     def _has_room(self, size: int) -> bool:
         if self._spooling.room.refusal(size, time.monotonic()) is None:

@@ -20,6 +20,7 @@ import stat
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, Self
@@ -75,12 +76,12 @@ class Unpublished:
     abandons it. For one thread at a time. Raises OSError where it cannot be written.
     """
 
-    def __init__(self, layout: Layout, name: EntryName) -> None:
+    def __init__(self, name: EntryName, incoming: str, batch: str, mode: int) -> None:
+        """Begin an entry in the folder `incoming`, to be published in the folder `batch`."""
         self.name = name
-        self._temporary = layout.incoming / f"{name.batch}.{name.path}"
-        self._target = name.where(layout)
-        # the tree's mode: the spool is 0700
-        self._descriptor = durable.create_new(self._temporary, layout.file_mode)
+        self._temporary = f"{incoming}/{name.batch}.{name.path}"
+        self._batch = batch
+        self._descriptor = durable.create_new(self._temporary, mode)
 
     def write(self, *pieces: bytes | memoryview) -> None:
         durable.write_pieces(self._descriptor, pieces)
@@ -88,16 +89,17 @@ class Unpublished:
     def publish(self) -> EntryName:
         """Make it durable and give it its name."""
         os.fsync(self._descriptor)
-        os.rename(self._temporary, self._target)
+        os.rename(self._temporary, f"{self._batch}/{self.name.path}")
         self._close()
-        durable.fsync_folder(self._target.parent)
+        durable.fsync_folder(self._batch)
         return self.name
 
     def abandon(self) -> None:
         """Remove what was written, unless it has its name already; may be called again."""
         if self._descriptor >= 0:
             self._close()
-            self._temporary.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                os.unlink(self._temporary)
 
     def _close(self) -> None:
         descriptor, self._descriptor = self._descriptor, -1
@@ -121,6 +123,9 @@ class BatchWriter:
         self._layout = layout
         self.name = name or new_batch_name(source)
         self.folder = layout.ready / self.name
+        # words and not paths, which take as long to put together as the disk to rename
+        self._folder, self._incoming = os.fspath(self.folder), os.fspath(layout.incoming)
+        self._mode = layout.file_mode  # the tree's: the spool is 0700
         self._numbers = iter(range(1, 1_000_000_000))
         self._taken_up = name is not None
         self._lock = threading.Lock()
@@ -173,7 +178,8 @@ class BatchWriter:
             )
         with self._lock:
             number = next(self._numbers)
-        return Unpublished(self._layout, EntryName(self.name, f"{number:08d}"))
+        name = EntryName(self.name, f"{number:08d}")
+        return Unpublished(name, self._incoming, self._folder, self._mode)
 
     def publish(self, chunks: Iterable[bytes | memoryview]) -> EntryName:
         """Store one instance under the next running number."""
