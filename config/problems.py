@@ -24,6 +24,8 @@ _FILES = (
     "notify.webhook.ca_file",
     "notify.email.password_file",
     "notify.email.ca_file",
+    "mirror.credentials_file",
+    "mirror.ca_file",
 )
 """The settings that name a file that must be there; a relative one counts from the root."""
 

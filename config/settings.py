@@ -32,6 +32,7 @@ from config.tables import (
     IndexSettings,
     LabelsSettings,
     LoggingSettings,
+    MirrorSettings,
     NotifySettings,
     PairingSettings,
     PathSettings,
@@ -69,6 +70,7 @@ class Settings(BaseSettings):
     labels: LabelsSettings = LabelsSettings()
     web: WebSettings = WebSettings()
     notify: NotifySettings = NotifySettings()
+    mirror: MirrorSettings = MirrorSettings()
     logging: LoggingSettings = LoggingSettings()
     sources: tuple[SourcePolicy, ...] = ()
 

@@ -417,6 +417,48 @@ class NotifySettings(_Table):
         return self.webhook.url is not None or self.email.host is not None
 
 
+class MirrorSettings(_Table):
+    """A copy in an S3-compatible object store; on as soon as an address is given."""
+
+    url: str | None = None
+    what: Literal["pairs", "all"] = "all"
+    endpoint_url: str | None = None
+    region: str | None = None
+    credentials_file: Path | None = None
+    ca_file: Path | None = None
+    connections: int = Field(default=4, ge=1, le=64)
+    megabytes_per_second: float = Field(default=0, ge=0)
+    part_mb: int = Field(default=16, ge=5, le=1024)
+
+    @field_validator("url")
+    @classmethod
+    def _is_a_bucket(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(
+            r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[\w.+=@-]+)*/?", value, re.ASCII
+        ):
+            raise ValueError("url is s3://bucket or s3://bucket/prefix, without user or query")
+        return value
+
+    @field_validator("endpoint_url")
+    @classmethod
+    def _is_an_address(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"https?://[^\s/?#@]+/?", value):
+            raise ValueError("endpoint_url is https://host or https://host:port, without user")
+        return value
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """Bucket and prefix; the prefix ends with a slash or is empty."""
+        bucket, _, prefix = (self.url or "").removeprefix("s3://").partition("/")
+        prefix = prefix.strip("/")
+        return bucket, f"{prefix}/" if prefix else ""
+
+    @property
+    def enabled(self) -> bool:
+        """Whether there is a store to mirror to."""
+        return self.url is not None
+
+
 class SourcePolicy(_Table):
     """What is done with what comes from one source; every given key must match."""
 

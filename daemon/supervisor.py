@@ -95,6 +95,8 @@ def plan_roles(settings: Settings, only: Collection[str] = ()) -> tuple[Role, ..
         roles.append(Role("web", ("web",), Stage.SWEEP, 10, awaited=False))
     if settings.notify.enabled:
         roles.append(Role("notify", ("notify",), Stage.SWEEP, 10, awaited=False))
+    if settings.mirror.enabled:
+        roles.append(Role("mirror", ("mirror",), Stage.SWEEP, 10, awaited=False))
     if settings.redis.url:
         roles = [role for role in roles if role.name != "valkey"]
     if only:

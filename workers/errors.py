@@ -16,8 +16,12 @@ WorkersError
 │   └── QueueUnusable    the queue server cannot be reached as configured (queue_server.py)
 ├── QueueSilent          the queue server did not tell how much it holds, in words
 ├── ExportFailed         what was asked for cannot be written, or does not exist
+├── MirrorUnusable       the object store cannot be reached or used as configured
+│   └── MirrorStopped    told to stop; what was begun is continued the next time
+├── HostUnknown          no host of that name shares the index
 └── IndexUnusable        missing, locked, on a network file system
     ├── IndexAway        it cannot be opened: what it lies on may be at fault
+    ├── SpoolNameTaken   spool.name is another host's
     └── IndexOutdated    its schema is of another version
 """
 
@@ -109,6 +113,10 @@ class IndexAway(IndexUnusable):
         )
 
 
+class SpoolNameTaken(IndexUnusable):
+    """This host cannot have the name that its settings give its spool."""
+
+
 class IndexOutdated(IndexUnusable):
     """The index has the schema of another version of this program."""
 
@@ -119,5 +127,23 @@ class IndexOutdated(IndexUnusable):
         )
 
 
+class HostUnknown(WorkersError):
+    """No host of that name shares the index."""
+
+
 class ExportFailed(WorkersError):
     """An export was asked for what does not exist, or cannot be written where it should go."""
+
+
+class MirrorUnusable(WorkersError):
+    """The object store cannot be used; the message says why, without keys, addresses and secrets."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the mirror's store cannot be used: {reason}")
+
+
+class MirrorStopped(MirrorUnusable):
+    """The mirror was told to stop in the middle of a page."""
+
+    def __init__(self) -> None:
+        super().__init__("told to stop")

@@ -31,6 +31,7 @@ _CHECKING = "daemon.cli.checking"
 _DEIDENTIFYING = "daemon.cli.deidentifying"
 _WEB = "daemon.cli.web"
 _NOTIFYING = "daemon.cli.notifying"
+_MIRRORING = "daemon.cli.mirroring"
 _INSTALLING = "daemon.cli.installing"
 _TOPPING = "daemon.cli.topping"
 _DOCTORING = "daemon.cli.doctoring"
@@ -46,6 +47,7 @@ COMMANDS = (
     LazyCommand("sweep", _ROLES, "sweep", "Run the sweeper alone.", _RUN),
     LazyCommand("web", _WEB, "web", "Run the web page alone.", _RUN),
     LazyCommand("notify", _NOTIFYING, "notify", "Tell by webhook and e-mail, alone.", _RUN),
+    LazyCommand("mirror", _MIRRORING, "mirror", "Copy into an object store.", _RUN),
     LazyCommand("valkey", _ROLES, "valkey", "Run the private queue server alone.", _RUN),
     LazyCommand("status", _STATUS, "status", "Show what arrived and what waits.", _LOOK),
     LazyCommand("top", _TOPPING, "top", "Watch what happens now.", _LOOK),
