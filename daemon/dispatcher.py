@@ -106,7 +106,8 @@ class Dispatcher:
         try:
             if self._connection is None:
                 self._connection = connect(self._settings)
-            return None if enqueue_filing(self._connection, batch) else "the queue is full"
+            taken = enqueue_filing(self._connection, batch, self._settings.spool.name)
+            return None if taken else "the queue is full"
         except redis.RedisError as error:
             if self._connection is not None:
                 self._connection.close()

@@ -24,7 +24,7 @@ from workers.index.counting import (
     identities,
 )
 from workers.index.glance import glance
-from workers.queue_glance import FILING, QUEUES, depths, glance_at_queues, workers_of
+from workers.queue_glance import PAIRING, depths, filing_queue, glance_at_queues, workers_of
 from workers.spool.batches import oldest_waiting, waiting_entries
 from workers.watermark import StoreRoom, judge_room
 
@@ -77,7 +77,7 @@ def look(settings: Settings) -> Status:
             # entries first: one that is filed meanwhile is counted twice, never not at all
             waiting = _waiting(settings)
             with glance(settings) as ask:
-                stores = identities(ask)
+                stores = identities(ask, settings.spool.name)
                 counts = count_all(ask)
                 lately = filed_since(ask, clock.utc_of(clock.wall() - RATE_SECONDS))
                 troubles += _pair_troubles(ask)
@@ -151,17 +151,18 @@ def _waiting(settings: Settings) -> int:
 
 def _depths(settings: Settings, age: float | None) -> tuple[dict[str, int], list[str]]:
     """Return the queues' lengths, and what hinders filing though the stores are well."""
+    own = filing_queue(settings.spool.name)
     try:
         with glance_at_queues(settings) as command:
-            found = depths(command)
-            if age is not None and age > _LONG_SECONDS and not workers_of(command, FILING):
+            found = depths(command, settings.spool.name)
+            if age is not None and age > _LONG_SECONDS and not workers_of(command, own):
                 todo = "start `petct-ingest run` or `petct-ingest work filing`"
                 return found, [f"entries wait and no filing worker runs: {todo}"]
             return found, []
     except QueueSilent as error:
         todo = "start it, or correct [redis]" if settings.redis.url else "start `petct-ingest run`"
         words = f"{error}: nothing is lost, but nothing is filed; {todo}"
-        return dict.fromkeys(QUEUES, 0), [words]
+        return dict.fromkeys((own, PAIRING), 0), [words]
 
 
 def _store_troubles(settings: Settings, identities: Identities | None) -> list[str]:

@@ -23,18 +23,21 @@ from config.settings import Settings
 from daemon.committing import Committing
 from daemon.expanding import ExpanderThread
 from workers import clock, durable, queues
-from workers.completeness.judging import PairWish, judge_studies
+from workers.completeness.judging import CAPPED, PairWish, judge_studies
+from workers.completeness.neighbours import Neighbours
 from workers.completeness.series import SeriesState
-from workers.errors import StoreUnavailable
+from workers.errors import IndexAway, SpoolNameTaken, StoreUnavailable
 from workers.filing.expanding import is_archive
 from workers.filing.left import forget_gone
 from workers.identity import check_archive, check_identity
 from workers.index.engine import MetadataIndex, prepare_index
+from workers.index.hosts import beat, claim_spool, read_reports
 from workers.index.noting import record_notes
 from workers.index.tables import pair, series
 from workers.jobs import ask_for_pairs
+from workers.measuring import is_counting
 from workers.pairing.exchanging import finish_exchanges
-from workers.spool.ages import Ages, waiting_times
+from workers.spool.ages import Ages, look_at_waiting, waiting_times
 from workers.spool.batches import (
     EntryName,
     batch_names,
@@ -50,6 +53,9 @@ _AGAIN_SECONDS = 600.0
 _CHECKPOINT_SECONDS = 300.0
 _STALE_SECONDS = 3600.0
 _GAP_SECONDS = 30.0
+_BEAT_SECONDS = 2.0
+_BEAT_REST = 20
+"""A host tells what waits as often as counting it takes a twentieth of the time."""
 _MOST_ENTRIES = 5000
 
 
@@ -77,12 +83,15 @@ class Sweeper:
         self._index = index
         self._settings = settings
         self._layout = settings.layout
+        self._spool_id = index.identities().spool
         self._due: dict[str, float] = {}
         self._pairs_asked = 0.0
         self._entries_asked = 0.0
         self._oldest: str | None = None
         self._queue_trouble = ""
         self._ages = Ages()
+        self._queue = queues.filing_queue(settings.spool.name)
+        self._neighbours = Neighbours(settings.spool.name)
         self._ticked = float("-inf")
         self._entries_wait = _Patience()
         self._pairs_wait = _Patience()
@@ -91,6 +100,7 @@ class Sweeper:
         """Do everything that is due at `now` (monotonic seconds)."""
         self._notice_gap(now)
         self._every("queues", 2.0, now, lambda: self._fill_queues(now))
+        self._every("beat", _BEAT_SECONDS, now, lambda: self.tell_the_others(now))
         self._every("notes", 2.0, now, lambda: record_notes(self._index, self._layout))
         look_seconds = min(2.0, self._settings.completeness.quiet_seconds / 30)
         self._every("quiet", look_seconds, now, lambda: self.judge_quiet_series(now))
@@ -137,7 +147,7 @@ class Sweeper:
         if before not in (None, first.identifier):
             return
         again = now - self._entries_asked >= _AGAIN_SECONDS
-        if not again and not queues.idle(connection, queues.FILING):
+        if not again and not queues.idle(connection, self._queue):
             return
         if not self._entries_wait.is_over(first.identifier, now):
             return
@@ -145,7 +155,8 @@ class Sweeper:
         entries = list(islice(self._waiting_for_a_worker(), _MOST_ENTRIES))
         size = self._settings.filing.batch_entries
         for start in range(0, len(entries), size):
-            if not queues.enqueue_filing(connection, entries[start : start + size]):
+            batch = entries[start : start + size]
+            if not queues.enqueue_filing(connection, batch, self._settings.spool.name):
                 break
         log.info("dispatched-again", entries=len(entries))
 
@@ -159,12 +170,49 @@ class Sweeper:
                 pass  # a worker meets the error too, and says so
             yield entry
 
+    # other hosts ----------------------------------------------------------------------------------
+
+    def tell_the_others(self, now: float, *, stopped: bool = False) -> None:
+        """Tell other hosts what waits here; one without a name is alone.
+
+        `stopped` is told where no intake of this host runs any more.
+        """
+        name = self._settings.spool.name
+        if not name:
+            return
+        self._look_at_clocks(now)
+        began = clock.monotonic()
+        waiting = look_at_waiting(self._layout)
+        took = clock.monotonic() - began
+        self._due["beat"] = max(self._due.get("beat", 0.0), now + _BEAT_REST * took)
+        oldest = now - self._ages.published(waiting.oldest) if waiting.entries else None
+        with self._index.write() as connection:
+            if not beat(connection, name, waiting.entries, oldest, stopped=stopped):
+                claim_spool(connection, name, self._spool_id)  # it was forgotten meanwhile
+                beat(connection, name, waiting.entries, oldest, stopped=stopped)
+
+    def stop(self) -> None:
+        """Tell other hosts that nothing comes in here, where that is so."""
+        intakes = (is_counting(self._layout, role) for role in ("receive", "watch"))
+        self.tell_the_others(clock.monotonic(), stopped=not any(intakes))
+
+    def _look_around(self, now: float) -> None:
+        """Look at what other hosts have told; one without a name is alone."""
+        if self._settings.spool.name:
+            with self._index.read() as connection:
+                self._neighbours.look(read_reports(connection), now)
+
     # series and studies that time has made due ----------------------------------------------------
 
     def judge_quiet_series(self, now: float) -> list[PairWish]:
-        """Mark series as quiet whose time has come, and judge their studies."""
+        """Mark series as quiet whose time has come, and judge their studies.
+
+        Where several hosts file, each judges the series on its own clock: those that it filed into
+        last, and those of hosts that are away.
+        """
         quiet_seconds = self._settings.completeness.quiet_seconds
-        self._ages.look(clock.wall(), now, lambda: waiting_times(self._layout)[1])
+        self._look_at_clocks(now)
+        self._look_around(now)
         self._adopt_foreign_clocks(now)
         with self._index.read() as connection:
             due = connection.execute(
@@ -177,7 +225,7 @@ class Sweeper:
             ).all()
         if not due:
             return []
-        waiting_since = self._waiting_since()
+        waiting_since = min(self._waiting_since(), self._neighbours.waiting_since(now))
         due = [row for row in due if waiting_since > row.last_monotonic + quiet_seconds]
         if not due:
             return []
@@ -186,6 +234,7 @@ class Sweeper:
                 series.update()
                 .where(
                     series.c.id.in_([row.id for row in due]),
+                    series.c.last_boot == clock.boot_id(),
                     series.c.last_monotonic <= now - quiet_seconds,
                 )
                 .values(quiet=True)
@@ -238,6 +287,9 @@ class Sweeper:
         oldest, _ = waiting_times(self._layout)
         return self._ages.published(oldest)
 
+    def _look_at_clocks(self, now: float) -> None:
+        self._ages.look(clock.wall(), now, lambda: waiting_times(self._layout)[1])
+
     def _notice_gap(self, now: float) -> None:
         """Start quiet times anew where we did not look for long: at the start, after a suspend.
 
@@ -264,11 +316,17 @@ class Sweeper:
                 log.warning("clocks-moved", gap_seconds=round(gap))
 
     def _adopt_foreign_clocks(self, now: float) -> None:
-        """Start the quiet clock of series whose last instance came before this boot anew."""
+        """Start the quiet clock of series whose last instance came before this boot anew.
+
+        The clocks of other hosts that are there are theirs.
+        """
+        mine = series.c.last_boot == clock.boot_id()
         stale = sa.and_(
             series.c.quiet.is_(False),
             series.c.instances > 0,
-            sa.or_(series.c.last_boot != clock.boot_id(), series.c.last_monotonic > now + 1),
+            sa.or_(
+                ~self._runs(series.c.last_boot, now), mine & (series.c.last_monotonic > now + 1)
+            ),
         )
         with self._index.read() as connection:
             found = connection.execute(sa.select(series.c.id).where(stale).limit(1)).first()
@@ -281,16 +339,16 @@ class Sweeper:
                 )
 
     def _judge_capped(self, now: float) -> None:
-        """Judge studies whose pair has waited for the hard cap."""
+        """Judge studies whose pair has waited for the hard cap, on whichever host from then on."""
         cap = self._settings.completeness.hard_cap_minutes * 60
-        foreign = sa.and_(pair.c.state == "pending", pair.c.begun_boot != clock.boot_id())
+        over = sa.and_(pair.c.begun_boot == clock.boot_id(), pair.c.begun_monotonic <= now - cap)
+        foreign = sa.and_(pair.c.state == "pending", ~self._runs(pair.c.begun_boot, now))
         with self._index.read() as connection:
             due = connection.execute(
                 sa.select(pair.c.study_id).where(
                     pair.c.state == "pending",
                     pair.c.generation == pair.c.done_generation,
-                    pair.c.begun_boot == clock.boot_id(),
-                    pair.c.begun_monotonic <= now - cap,
+                    sa.or_(over, pair.c.begun_boot == CAPPED),
                 )
             ).scalars()
             studies = set(due)
@@ -302,7 +360,15 @@ class Sweeper:
                     .where(foreign)
                     .values(begun_boot=clock.boot_id(), begun_monotonic=now)
                 )
+        if studies:
+            with self._index.write() as connection:
+                mine = pair.c.study_id.in_(studies)
+                connection.execute(pair.update().where(mine, over).values(begun_boot=CAPPED))
         ask_for_pairs(self._settings, judge_studies(self._index, self._settings, studies))
+
+    def _runs(self, boot: sa.Column[str], now: float) -> sa.ColumnElement[bool]:
+        """Ask whether a clock is of a boot that somebody watches, or has run out."""
+        return boot.in_([clock.boot_id(), CAPPED, *self._neighbours.boots(now)])
 
     # pairs without a job --------------------------------------------------------------------------
 
@@ -359,28 +425,36 @@ class Sweeper:
 
 def run_sweeper(settings: Settings, stop: threading.Event) -> None:
     """Sweep until `stop` is set; prepares the index first."""
-    with (
-        closing(prepare_index(settings)) as index,
-        Committing(index, settings) as committing,
-        ExpanderThread(index, settings) as expander,
-    ):
+    with closing(prepare_index(settings)) as index:
+        if not index.identities().spool:
+            raise SpoolNameTaken(
+                "hosts with names share this index: give this one a spool.name of its own too"
+            )
         sweeper = Sweeper(index, settings)
-        sweeper.finish_exchanges()
-        sweeper.judge_waiting_pairs()
-        trouble = ""
-        while not stop.is_set():
-            try:
-                sweeper.tick(clock.monotonic())
-                if trouble:
-                    log.info("sweep-goes-on")
-                trouble = ""
-            except (OSError, sa.exc.DBAPIError) as error:  # a passing trouble: the next tick tries
-                before, trouble = trouble, durable.why_full(error) or type(error).__name__
-                if trouble != before:
-                    log.warning("sweep-failed", reason=trouble)
-            committing.check()
-            expander.check()
-            stop.wait(_TICK_SECONDS)
+        with Committing(index, settings) as committing, ExpanderThread(index, settings) as expander:
+            sweeper.finish_exchanges()
+            sweeper.judge_waiting_pairs()
+            trouble = ""
+            while not stop.is_set():
+                trouble = _tried(lambda: sweeper.tick(clock.monotonic()), trouble)
+                committing.check()
+                expander.check()
+                stop.wait(_TICK_SECONDS)
+        _tried(sweeper.stop, trouble)
+
+
+def _tried(action: Callable[[], object], before: str) -> str:
+    """Do what a passing trouble may prevent; return the trouble. Its begin and its end are told."""
+    try:
+        action()
+    except (OSError, IndexAway, sa.exc.DBAPIError) as error:  # the next tick tries again
+        trouble = durable.why_full(error) or type(error).__name__
+        if trouble != before:
+            log.warning("sweep-failed", reason=trouble)
+        return trouble
+    if before:
+        log.info("sweep-goes-on")
+    return ""
 
 
 def _temporary(layout: Layout) -> list[Path]:

@@ -38,6 +38,7 @@ from workers.queues import (
     PAIR_STUDY,
     PAIRING,
     connect,
+    filing_queue,
     flush_foreign,
     is_job_name,
     job_is_ours,
@@ -108,7 +109,7 @@ class WatchedQueue(Queue):
             if cls.is_ours(connection, job):
                 break
             if connection.delete(b"rq:job:" + job) or not is_job_name(job):
-                log.warning("foreign-job-dropped", queue=queue_key.rpartition(":")[2])
+                log.warning("foreign-job-dropped", queue=queue_key.removeprefix("rq:queue:"))
             connection.lrem(f"{queue_key}:intermediate", 0, job)  # type: ignore[arg-type]
         return found
 
@@ -289,18 +290,22 @@ def wait_for_server(settings: Settings) -> redis.Redis:
 
 
 def make_worker(settings: Settings, queue: str) -> FilingWorker | PairingWorker:
-    """Wait for the server, clear out what is not ours, and return the worker of a queue."""
+    """Wait for the server, clear out what is not ours, and return a worker.
+
+    A filing worker files this host's spool.
+    """
     connection = wait_for_server(settings)
     try:
-        flush_foreign(connection)
+        flush_foreign(connection, settings.spool.name)
     except redis.RedisError as error:
         raise QueueServerAway(why(error)) from error
     finally:
         connection.close()
     kind = FilingWorker if queue == FILING else PairingWorker
+    name = filing_queue(settings.spool.name) if queue == FILING else queue
     # RQ lengthens the time limits of connections to come; one that was used keeps the short ones,
     # and then ends the wait for a job
-    worker = kind(queue, connect(settings))
+    worker = kind(name, connect(settings))
     worker.settings = settings
     return worker
 

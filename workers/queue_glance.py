@@ -20,7 +20,6 @@ from workers.queue_socket import socket_path
 
 FILING = "filing"
 PAIRING = "pairing"
-QUEUES = (FILING, PAIRING)
 
 _ANSWER_SECONDS = 2.0
 
@@ -29,6 +28,11 @@ class Command(Protocol):
     """Send one command of the server's, and return what it answers."""
 
     def __call__(self, *words: Any) -> Any: ...
+
+
+def filing_queue(spool: str) -> str:
+    """Return the queue of a host's own spool, by its `spool.name`; only that host files it."""
+    return f"{FILING}:{spool}" if spool else FILING
 
 
 @contextmanager
@@ -51,9 +55,13 @@ def glance_at_queues(settings: Settings) -> Iterator[Command]:
         raise QueueSilent("the queue server does not answer") from error
 
 
-def depths(command: Command) -> dict[str, int]:
-    """Count the jobs of each queue that wait or run."""
-    return {name: queued(command, name) + started(command, name) for name in QUEUES}
+def depths(command: Command, spool: str = "") -> dict[str, int]:
+    """Count the jobs that wait or run in the queues of a spool's host; then in other hosts'."""
+    names = [filing_queue(spool), PAIRING]
+    known = {key.decode(errors="replace") for key in command("SMEMBERS", "rq:queues")}
+    found = sorted(key.removeprefix("rq:queue:") for key in known)
+    names += [name for name in found if name.startswith(f"{FILING}:") and name not in names]
+    return {name: queued(command, name) + started(command, name) for name in names}
 
 
 def workers_of(command: Command, queue: str) -> int:

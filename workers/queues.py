@@ -1,4 +1,6 @@
-"""The two queues of jobs, on Redis or Valkey, and what may be in them.
+"""The queues of jobs, on Redis or Valkey, and what may be in them.
+
+Each spool is filed by its own host, from a queue of its own; pairs are made anywhere.
 
 What stands here is a hint and may be lost whole at any time: spool and index are the truth, and
 the sweeper makes jobs anew (design.md 2). Therefore nothing retries for long, and a full queue
@@ -22,7 +24,7 @@ from rq.serializers import JSONSerializer
 from workers import queue_glance
 from workers.queue_glance import FILING as FILING
 from workers.queue_glance import PAIRING as PAIRING
-from workers.queue_glance import QUEUES as QUEUES
+from workers.queue_glance import filing_queue as filing_queue
 from workers.queue_server import QueueUnusable as QueueUnusable
 from workers.queue_server import connect as connect
 from workers.queue_server import make_socket_folder as make_socket_folder
@@ -60,8 +62,10 @@ JOB_FIELDS = (
 """All that is ever read of a job; no callback, no webhook and no dependency is among it."""
 
 
-def enqueue_filing(connection: redis.Redis, entries: Sequence[EntryName]) -> bool:
+def enqueue_filing(connection: redis.Redis, entries: Sequence[EntryName], spool: str = "") -> bool:
     """Queue one job that files these entries; False when there are none or the queue is full.
+
+    `spool` is the name of the spool that they wait in.
 
     Raises
     ------
@@ -75,7 +79,7 @@ def enqueue_filing(connection: redis.Redis, entries: Sequence[EntryName]) -> boo
         batches[entry.batch].append(entry.identifier)
     arguments = {"version": JOB_VERSION, "batches": dict(batches)}
     words = f"file {len(entries)} entries"
-    return _enqueue(connection, FILING, FILE_ENTRIES, arguments, words)
+    return _enqueue(connection, filing_queue(spool), FILE_ENTRIES, arguments, words)
 
 
 def enqueue_pairing(connection: redis.Redis, study_key: int, generation: int) -> bool:
@@ -113,9 +117,9 @@ def _enqueue(
     return True
 
 
-def depths(connection: redis.Redis) -> dict[str, int]:
-    """Count the jobs of each queue that wait or run."""
-    return queue_glance.depths(connection.execute_command)
+def depths(connection: redis.Redis, spool: str = "") -> dict[str, int]:
+    """Count the jobs that wait or run in the queues of a spool's host; then in other hosts'."""
+    return queue_glance.depths(connection.execute_command, spool)
 
 
 def idle(connection: redis.Redis, queue: str) -> bool:
@@ -135,11 +139,14 @@ def is_full(connection: redis.Redis) -> bool:
     return 0 < facts["maxmemory"] <= facts["used_memory"] * 1.03
 
 
-def flush_foreign(connection: redis.Redis) -> int:
-    """Drop waiting jobs of another version or another program; return how many."""
+def flush_foreign(connection: redis.Redis, spool: str = "") -> int:
+    """Drop waiting jobs of another version or another program; return how many.
+
+    Of the queues of a spool's host: another host looks after its own.
+    """
     return sum(
         _flush(connection, key)
-        for name in QUEUES
+        for name in (filing_queue(spool), PAIRING)
         for key in (f"rq:queue:{name}", f"rq:queue:{name}:intermediate")
     )
 

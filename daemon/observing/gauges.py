@@ -126,7 +126,7 @@ def read_queues(settings: Settings) -> dict[str, int] | None:
     """Return the jobs of each queue; None where the queue server does not answer."""
     try:
         with queues.connect(settings) as connection:
-            return queues.depths(connection)
+            return queues.depths(connection, settings.spool.name)
     except redis.RedisError:
         return None
 

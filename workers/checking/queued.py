@@ -39,7 +39,9 @@ def compare_queues(scene: Scene) -> None:
 def _look(scene: Scene, connection: redis.Redis) -> None:
     batches: set[str] | None = None
     foreign = []
-    for name in queues.QUEUES:
+    spool = scene.settings.spool.name
+    names = (queues.filing_queue(spool), queues.PAIRING)
+    for name in names:
         for job, data in _jobs(connection, name):
             scene.report.compare("jobs")
             if not queues.is_ours(data):
@@ -55,8 +57,8 @@ def _look(scene: Scene, connection: redis.Redis) -> None:
             if queues.worker_is_dead(connection, execution):
                 scene.tell(Code.QUEUE_DEAD, f"queue {name}", execution[:80])
     if foreign and scene.repair:
-        queues.flush_foreign(connection)
-    left = {job for name in queues.QUEUES for job, _ in _jobs(connection, name)} if foreign else ()
+        queues.flush_foreign(connection, spool)
+    left = {job for name in names for job, _ in _jobs(connection, name)} if foreign else ()
     for name, job in foreign:
         scene.settle(Code.QUEUE_FOREIGN, f"queue {name}, job {job[:40]}", "",
                      lambda job=job: "it is there yet" if job in left else None)  # type: ignore[misc]  # fmt: skip

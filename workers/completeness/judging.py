@@ -45,6 +45,9 @@ from workers.pairing.selection import (
 
 log = get_logger(__name__)
 
+CAPPED = "over"
+"""In `pair.begun_boot`: the hard cap has passed, for every host and after every boot."""
+
 _ATTEMPTS = 5
 _MARGIN_STEPS = 2.0
 
@@ -203,6 +206,8 @@ def _candidate(
 
 
 def _is_capped(row: Any, settings: Settings) -> bool:
+    if row.begun_boot == CAPPED:
+        return True
     if not row.begun_boot or row.begun_boot != clock.boot_id():
         return False
     age = clock.monotonic() - float(row.begun_monotonic)

@@ -56,10 +56,13 @@ class FailingPair:
     at: str
 
 
-def identities(ask: Ask) -> Identities:
-    """Read which stores belong to the index."""
+def identities(ask: Ask, spool: str = "") -> Identities:
+    """Read which stores belong to the index; `spool` is the name of the spool that is meant."""
     rows = {str(key): str(value) for key, value in ask("SELECT key, value FROM meta")}
-    return Identities(rows.get("archive_id", ""), rows.get("spool_id", ""))
+    if not spool:
+        return Identities(rows.get("archive_id", ""), rows.get("spool_id", ""))
+    named = ask("SELECT spool_id FROM host WHERE name = :name", name=spool)
+    return Identities(rows.get("archive_id", ""), str(named[0][0]) if named else "")
 
 
 def count_all(ask: Ask) -> Counts:

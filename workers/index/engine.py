@@ -20,6 +20,7 @@ from workers.errors import IndexAway, IndexOutdated, IndexUnusable
 from workers.identity import give_archive_identity, give_identity, write_stores
 from workers.index import tables
 from workers.index.counting import Ask, Identities, identities
+from workers.index.hosts import claim_spool, has_hosts
 from workers.index.migrating import current_revision, upgrade
 from workers.index.postgresql import is_away, postgresql_engine
 from workers.index.revision import HEAD_REVISION
@@ -29,8 +30,10 @@ from workers.index.sqlite import back_up, give_mode, orphans, sqlite_engine
 class MetadataIndex:
     """The index of one installation. Open it after fork, one a process; close it."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, spool: str = "") -> None:
         self.engine = engine
+        self.spool = spool
+        """The name of this host's spool, where hosts have names."""
         self._writing = engine.execution_options(writes=True)
         self._reading = engine
         if engine.dialect.name == "postgresql":
@@ -57,7 +60,7 @@ class MetadataIndex:
     def identities(self) -> Identities:
         """Read which stores belong to this index."""
         with self.read() as connection:
-            return identities(asking(connection))
+            return identities(asking(connection), self.spool)
 
     def checkpoint(self) -> None:
         """Write SQLite's log back into the file and cut it; nothing on other databases."""
@@ -97,7 +100,7 @@ def prepare_index(settings: Settings) -> MetadataIndex:
                 back_up(layout.index, found)
             _migrate(settings)
         _know_stores(engine, settings)
-        stores = MetadataIndex(engine).identities()
+        stores = MetadataIndex(engine, settings.spool.name).identities()
         write_stores(layout, stores.archive, stores.spool)
         engine.dispose()
     return open_index(settings)
@@ -115,7 +118,7 @@ def open_index(settings: Settings) -> MetadataIndex:
     if found != HEAD_REVISION:
         engine.dispose()
         raise IndexOutdated(found, HEAD_REVISION)
-    return MetadataIndex(engine)
+    return MetadataIndex(engine, settings.spool.name)
 
 
 def _revision(engine: Engine) -> str | None:
@@ -190,6 +193,8 @@ def _know_stores(engine: Engine, settings: Settings) -> None:
         if "archive_id" not in known:
             identity = give_archive_identity(layout)
             connection.execute(tables.meta.insert().values(key="archive_id", value=identity))
-        if "spool_id" not in known:
+        if settings.spool.name:
+            claim_spool(connection, settings.spool.name, give_identity(layout.spool))
+        elif "spool_id" not in known and not has_hosts(connection):
             identity = give_identity(layout.spool)
             connection.execute(tables.meta.insert().values(key="spool_id", value=identity))

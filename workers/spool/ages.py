@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from config.layout import Layout
 from workers.spool.batches import waiting_entries
@@ -55,13 +56,29 @@ def waiting_times(layout: Layout) -> tuple[float, float]:
     An entry that is linked into the tree, but not committed, has the time of its link: it counts as
     oldest of all.
     """
-    oldest, newest = float("inf"), UNKNOWN
+    waiting = look_at_waiting(layout)
+    return waiting.oldest, waiting.newest
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """What waits in a spool; when it was published, as `waiting_times` tells."""
+
+    entries: int = 0
+    oldest: float = float("inf")
+    newest: float = UNKNOWN
+
+
+def look_at_waiting(layout: Layout) -> Waiting:
+    """Count the waiting entries; find the oldest and the newest."""
+    entries, oldest, newest = 0, float("inf"), UNKNOWN
     for entry in waiting_entries(layout):
         try:
             facts = os.lstat(entry.where(layout))
         except FileNotFoundError:
             continue
         if stat.S_ISREG(facts.st_mode):
+            entries += 1
             oldest = min(oldest, facts.st_ctime if facts.st_nlink == 1 else UNKNOWN)
             newest = max(newest, facts.st_ctime)
-    return oldest, newest
+    return Waiting(entries, oldest, newest)

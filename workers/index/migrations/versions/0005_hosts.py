@@ -1,4 +1,4 @@
-"""The hosts that share an index, each with its spool, and which of them holds what was set aside."""
+"""The hosts that share an index, each with its spool, and which of them holds what came in."""
 
 import sqlalchemy as sa
 from alembic import op
