@@ -22,7 +22,8 @@ from referring import segmentation, structure_set
 from running import Running, petct, wait_until
 
 from config.tables import PairingSettings
-from workers.deidentify.rules import REMOVED, REPLACED
+from workers.deidentify.removed import OF_DATA2BIDS
+from workers.deidentify.rules import REPLACED
 from workers.pairing.load import load_pair
 from workers.pairing.offline import pair_folder
 from workers.phantom.study import PhantomSpec, make_study
@@ -50,7 +51,7 @@ def identified(dataset: Dataset, patient: int) -> Dataset:
     request = Dataset()
     for place in (dataset, request):
         place.PatientName = f"{MARK}^PATIENT{patient}"
-        for number, keyword in enumerate((*REPLACED, *REMOVED)):
+        for number, keyword in enumerate((*REPLACED, *OF_DATA2BIDS)):
             setattr(place, keyword, f"{MARK}{patient}{number:02d}")
     request.OtherPatientNames = [f"{MARK}^A{patient}", f"{MARK}^B{patient}"]
     dataset.RequestAttributesSequence = [request]
@@ -199,7 +200,7 @@ def test_both_tables_of_attributes_hold_for_every_filed_instance(
     for dataset in filed(one):
         for place in (dataset, dataset.RequestAttributesSequence[0]):
             assert not [keyword for keyword in REPLACED if not place[keyword].value]
-            assert not [keyword for keyword in REMOVED if keyword in place]
+            assert not [keyword for keyword in OF_DATA2BIDS if keyword in place]
         assert MARK not in str(dataset)
         names.setdefault(dataset.PatientID, set()).add(str(dataset.PatientName))
     assert set(names) == {FIRST, SECOND}

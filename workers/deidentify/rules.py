@@ -18,6 +18,7 @@ from pydicom import DataElement, Dataset
 from pydicom.datadict import tag_for_keyword
 from pydicom.multival import MultiValue
 
+from workers.deidentify.removed import OF_DATA2BIDS, OF_TABLE_E_1_1
 from workers.header.extract import KEPT_PRIVATE
 from workers.header.facts import InstanceFacts
 
@@ -38,73 +39,6 @@ REPLACED = (
 )
 """Attributes whose values are replaced, as data2bids lists them; names, UIDs and dates besides."""
 
-REMOVED = ("CountryOfResidence", "Occupation", "PatientAddress", "RegionOfResidence")
-"""Attributes that are removed, as data2bids lists them."""
-
-FREE_TEXT = (
-    "AcquisitionComments",
-    "AdditionalPatientHistory",
-    "AdmissionID",
-    "AdmittingDiagnosesDescription",
-    "Allergies",
-    "Arbitrary",
-    "CameraOwnerName",
-    "ClinicalTrialSubjectID",
-    "ClinicalTrialSubjectReadingID",
-    "CommentsOnThePerformedProcedureStep",
-    "CommentsOnTheScheduledProcedureStep",
-    "DataSetTrailingPadding",
-    "DeviceSerialNumber",
-    "DischargeDiagnosisDescription",
-    "DistributionAddress",
-    "EthnicGroup",
-    "FrameComments",
-    "IdentifyingComments",
-    "ImageComments",
-    "ImagePresentationComments",
-    "ImagingServiceRequestComments",
-    "Impressions",
-    "InsurancePlanIdentification",
-    "InterpretationText",
-    "IssuerOfAdmissionID",
-    "LensSerialNumber",
-    "MedicalAlerts",
-    "OrderCallbackPhoneNumber",
-    "OrderCallbackTelecomInformation",
-    "OrderEntererLocation",
-    "PatientBirthDateInAlternativeCalendar",
-    "PatientComments",
-    "PatientDeathDateInAlternativeCalendar",
-    "PatientInstitutionResidence",
-    "PatientState",
-    "PatientTransportArrangements",
-    "PersonAddress",
-    "PersonIdentificationCodeSequence",
-    "PersonTelecomInformation",
-    "PersonTelephoneNumbers",
-    "ReasonForStudy",
-    "ReasonForTheImagingServiceRequest",
-    "ReasonForTheRequestedProcedure",
-    "ReasonForVisit",
-    "ReferringPhysicianAddress",
-    "ReferringPhysicianTelephoneNumbers",
-    "RequestedProcedureComments",
-    "ResultsComments",
-    "SOPAuthorizationComment",
-    "ScheduledPatientInstitutionResidence",
-    "ServiceEpisodeDescription",
-    "ServiceEpisodeID",
-    "SpecialNeeds",
-    "StudyComments",
-    "TextComments",
-    "TextString",
-    "TextValue",
-    "UnformattedTextValue",
-    "VisitComments",
-)
-"""Free text about a person, addresses and numbers, removed too (PS3.15 table E.1-1); no decision of
-ours reads them.
-"""
 _OF_THE_SENDER = (
     "SourceApplicationEntityTitle",
     "PrivateInformationCreatorUID",
@@ -193,7 +127,7 @@ class _Remove(ElementAnonymizer):
 
     def __init__(self, changes: Changes) -> None:
         self._changes = changes
-        self._tags = {tag_for_keyword(keyword) for keyword in (*REMOVED, *FREE_TEXT)}
+        self._tags = {tag_for_keyword(keyword) for keyword in (*OF_DATA2BIDS, *OF_TABLE_E_1_1)}
 
     def __call__(self, dataset: Dataset, data_element: DataElement) -> bool:
         if data_element.tag in self._tags:
