@@ -103,7 +103,8 @@ def plan_roles(settings: Settings, only: Collection[str] = ()) -> tuple[Role, ..
         known = {role.name.split("-")[0] for role in roles}
         strange = set(only) - known
         if strange:
-            raise DaemonError(f"no such role: {', '.join(sorted(strange))}; there are {known}")
+            there = ", ".join(sorted(known))
+            raise DaemonError(f"no such role: {', '.join(sorted(strange))}; there are {there}")
         roles = [role for role in roles if role.name.split("-")[0] in only]
     return tuple(roles)
 

@@ -5,7 +5,7 @@ import socket
 import subprocess
 
 import pytest
-from installation import Installation
+from installation import Installation, free_port
 from running import petct, running, wait_until
 
 from daemon.doctor.findings import (
@@ -102,14 +102,18 @@ def test_before_the_first_start_it_says_so_and_makes_nothing(tmp_path, monkeypat
     assert not (tmp_path / "root").exists()
 
 
-def test_of_a_running_system_it_asks_receiver_and_queue_server(tmp_path, monkeypatch):
+def test_of_a_running_system_it_asks_receiver_page_and_queue_server(tmp_path, monkeypatch):
     one = Installation(tmp_path)
-    monkeypatch.setenv("PETCT_INGEST_WEB__ENABLED", "false")
+    page = free_port()
+    monkeypatch.setenv("PETCT_INGEST_WEB__ENABLED", "true")
+    monkeypatch.setenv("PETCT_INGEST_WEB__PORT", str(page))
     monkeypatch.setenv("PETCT_INGEST_RECEIVER__PORT", str(one.port))
     monkeypatch.setenv("PETCT_INGEST_RECEIVER__ALLOW_CALLING_AE", '["PACS1"]')
-    with one.run("--roles", "valkey,sweep,receive"):
+    with one.run("--roles", "valkey,sweep,receive,web", PETCT_INGEST_WEB__ENABLED="true"):
+        wait_until((one.layout.run / "web.port").exists)
         found = examined("--root", one.root, code=well_on(tmp_path))
         assert found[f"DICOM port {one.port}"]["words"] == "answers C-ECHO"
+        assert found[f"page on port {page}"]["words"] == "served"
         assert found["queue server"]["words"].endswith("answers")
         assert {"index", "spool", "archive", "disk", "speed of the spool"} <= set(found)
         assert found["archive"]["level"] == "ok"

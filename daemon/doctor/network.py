@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import errno
 import socket
+import ssl
 from collections.abc import Iterator
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
 
 from config.layout import Layout
 from config.settings import Settings
 from daemon.doctor.findings import Finding, Level, judge_queue_server
 from daemon.errors import NoServer
+from daemon.receiver.access import address_allowed
 from daemon.valkey import server_program
 from workers.measuring import is_counting
 
@@ -36,10 +40,7 @@ def _receiver(settings: Settings) -> Finding:
             return Finding(name, Level.OK, "free; no receiver runs")
         level = Level.OK if not port else Level.FAIL
         return Finding(name, level, taken, "" if not port else _BIND_ADVICE)
-    if receiver.tls.on:
-        words, answers = "something listens; it speaks TLS and is not asked", True
-    else:
-        answers, words = echo(settings, host, port)
+    answers, words = _asked(settings, host, port)
     if not answers:
         advice = f"see who has it: ss -ltnp 'sport = :{port}'; or set receiver.port"
         return Finding(name, Level.FAIL, words, advice)
@@ -47,6 +48,63 @@ def _receiver(settings: Settings) -> Finding:
         advice = f"another installation? ss -ltnp 'sport = :{port}'; or set receiver.port"
         return Finding(name, Level.WARN, f"{words}, but is not of this root", advice)
     return Finding(name, Level.OK, words)
+
+
+def ask_receiver(settings: Settings) -> Finding:
+    """Ask whether the receiver of this root answers, as far as it lets us; fails where none runs.
+
+    For the health check of its container: nothing of it is told in the audit.
+    """
+    layout, name = settings.layout, "receiver"
+    port = _port_of(layout, "receiver.port", 0)
+    host = _reachable(settings.receiver.host)
+    if not is_counting(layout, "receive") or not port:
+        return Finding(name, Level.FAIL, "no receiver of this root listens")
+    if _taken(settings.receiver.host, port) != _IN_USE:
+        return Finding(name, Level.FAIL, f"nothing listens on port {port}")
+    answers, words = _asked(settings, host, port)
+    return Finding(name, Level.OK if answers else Level.FAIL, words)
+
+
+def ask_page(settings: Settings) -> Finding:
+    """Ask whether the page of this root answers; fails where none is served."""
+    layout, web, name = settings.layout, settings.web, "page"
+    port = _port_of(layout, "web.port", 0)
+    if not is_counting(layout, "web") or not port:
+        return Finding(name, Level.FAIL, "no page of this root listens")
+    host = _reachable(web.host)
+    connection = (
+        HTTPSConnection(host, port, timeout=_SECONDS, context=_unverified())
+        if web.certificate
+        else HTTPConnection(host, port, timeout=_SECONDS)
+    )
+    try:
+        connection.request("GET", "/healthz")
+        status = connection.getresponse().status
+    except (OSError, HTTPException) as error:
+        return Finding(name, Level.FAIL, f"does not answer ({type(error).__name__})")
+    finally:
+        connection.close()
+    level = Level.OK if status == HTTPStatus.OK else Level.FAIL
+    return Finding(name, level, f"answers {status}")
+
+
+def _unverified() -> ssl.SSLContext:
+    """We ask ourselves, by an address that no certificate names."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _asked(settings: Settings, host: str, port: int) -> tuple[bool, str]:
+    """Ask what listens on the receiver's port; say whether that may be a receiver, in words."""
+    receiver = settings.receiver
+    if receiver.tls.on:
+        return True, "something listens; it speaks TLS and is not asked"
+    if not address_allowed(host, receiver.allow_addresses):
+        return True, "something listens; allow_addresses has not this machine, so it is not asked"
+    return echo(settings, host, port)
 
 
 def echo(settings: Settings, host: str, port: int) -> tuple[bool, str]:

@@ -25,6 +25,7 @@ from daemon.processes import Notifier
 from daemon.web.access.cookies import is_secure
 from daemon.web.app import make_app
 from workers.durable import replace_file
+from workers.measuring import Measures
 
 _FIRST_RETRY_SECONDS = 1.0
 _LONGEST_RETRY_SECONDS = 30.0
@@ -58,7 +59,8 @@ def run_web(settings: Settings, stop: threading.Event, *, config: Path | None = 
     bound = _bind(settings.web, stop)
     if bound is None:
         return
-    with bound:
+    with bound, Measures(settings.layout, "web") as place:
+        place.flush()  # by which others know that the page lives (`is_counting`)
         app = make_app(settings, config)
         server = uvicorn.Server(_server_config(app, settings))
         with _serving(server, bound, stop):
