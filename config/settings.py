@@ -13,13 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-from pydantic import BaseModel, ValidationError
-from pydantic_settings import (
-    BaseSettings,
-    EnvSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-)
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from config.errors import BadValue, ConfigUnreadable, UnknownKey
 from config.layout import Layout
@@ -47,12 +41,10 @@ from config.tables import (
 ENV_PREFIX = "PETCT_INGEST_"
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """All settings; frozen, made by `load_settings`."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=ENV_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
     root: Path
     paths: PathSettings = PathSettings()
@@ -119,18 +111,6 @@ class Settings(BaseSettings):
             ):
                 return policy
         return SourcePolicy(calling_ae=calling_ae or None, folder=Path(folder or "/"))
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Keep `load_settings` the only way in: it merges the sources itself."""
-        return (init_settings,)
 
 
 def known_keys(model: type[BaseModel] = Settings, prefix: str = "") -> Iterator[str]:
@@ -237,22 +217,14 @@ def given_by_environment(environ: Mapping[str, str]) -> dict[str, Any]:
             key = name[len(ENV_PREFIX) :].lower().replace("__", ".")
             raise UnknownKey(key, known.values(), f"the environment ({name})")
     mine = {name: value for name, value in environ.items() if name.startswith(ENV_PREFIX)}
-    source = _GivenEnvironment(Settings, mine)
+    if not mine:
+        return {}
+    from config.environment import GivenEnvironment  # takes as long to load as all settings
+
     try:
-        return source()
+        return GivenEnvironment(Settings, ENV_PREFIX, mine)()
     except Exception as error:  # the library wraps JSON errors of complex values in its own type
         raise BadValue("environment", sorted(mine), str(error)) from error
-
-
-class _GivenEnvironment(EnvSettingsSource):
-    """The environment as it was handed in, not as the process has it."""
-
-    def __init__(self, settings_cls: type[BaseSettings], environ: Mapping[str, str]) -> None:
-        self._given = {name.lower(): value for name, value in environ.items()}
-        super().__init__(settings_cls)
-
-    def _load_env_vars(self) -> Mapping[str, str | None]:
-        return self._given
 
 
 def _merge(into: dict[str, Any], other: Mapping[str, Any]) -> None:
