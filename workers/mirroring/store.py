@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from config.tables import MirrorSettings
@@ -23,6 +24,8 @@ _GONE = ("404", "NoSuchKey", "NotFound", "NoSuchUpload")
 _REFUSED = ("403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken",
             "InvalidToken", "AllAccessDisabled", "Unauthorized", "401")  # fmt: skip
 _READ_BYTES = 1 << 20
+RETRIES: Mapping[str, int] = MappingProxyType({"total_max_attempts": 4})
+"""Of one request, with growing pauses; then the mirror waits, and goes on from there."""
 _REGION = "us-east-1"
 """Where nobody names one; most stores of others ask for none."""
 
@@ -174,7 +177,7 @@ def _client(settings: MirrorSettings, root: Path) -> Any:
         session.set_config_variable("credentials_file", str(path))
     config = Config(
         connect_timeout=10, read_timeout=60, max_pool_connections=settings.connections + 2,
-        retries={"mode": "standard", "total_max_attempts": 4},
+        retries={"mode": "standard", **RETRIES},
         # what S3-compatible servers of others know; we give a checksum ourselves
         request_checksum_calculation="when_required", response_checksum_validation="when_required",
         s3={"addressing_style": "path" if settings.endpoint_url else "auto",
