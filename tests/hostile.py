@@ -13,7 +13,7 @@ from functools import cache
 from fuzzing import seeds
 from hypothesis import strategies as st
 
-from workers.header.elements import Encoding, walk_elements
+from workers.header.elements import Encoding, Window, walk_elements
 from workers.limits import KEPT
 
 LONG_VRS = ("OB", "OW", "OF", "OD", "OL", "OV", "SQ", "UC", "UR", "UT", "UN", "SV", "UV")
@@ -56,11 +56,9 @@ def sound() -> tuple[tuple[bytes, tuple[Element, ...]], ...]:
         start = content.index(b"\x08\x00", 140)
         while content[start + 4 : start + 6] not in (b"CS", b"UI"):
             start = content.index(b"\x08\x00", start + 1)
-        file = io.BytesIO(content)
-        file.seek(start)
-        walk = walk_elements(
-            file, len(content), Encoding(implicit_vr=False, little_endian=True), lambda _: KEPT
-        )
+        explicit = Encoding(implicit_vr=False, little_endian=True)
+        window = Window(io.BytesIO(content))
+        walk = walk_elements(window, start, len(content), explicit, lambda _: KEPT)
         elements = tuple(
             Element(one.tag, one.vr or "UN", one.value, _said(one.encoded, one.vr or "UN"))
             for one in walk.elements.values()

@@ -22,6 +22,7 @@ ITEM = 0xFFFEE000
 ITEM_END = 0xFFFEE00D
 SEQUENCE_END = 0xFFFEE0DD
 PIXEL_TAGS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
+_ITEMS_GROUP = 0xFFFE
 _PADDING_BYTES = 1 << 16
 _WINDOW_BYTES = 1 << 14
 _HEAD_BYTES = 12
@@ -30,22 +31,30 @@ _HEADS = {
     False: (struct.Struct(">HH2sH"), struct.Struct(">L")),
 }
 """By little endian: group, element, VR and a short length; a long length."""
-_SHORT_VRS = frozenset(
-    {b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FD", b"FL", b"IS", b"LO", b"LT", b"PN",
-     b"SH", b"SL", b"SS", b"ST", b"TM", b"UI", b"UL", b"US"}
-)  # fmt: skip
-_LONG_VRS = frozenset(
-    {b"OB", b"OW", b"OF", b"OD", b"OL", b"OV", b"SQ", b"UC", b"UR", b"UT", b"UN", b"SV", b"UV"}
+_SHORT_VRS = ("AE", "AS", "AT", "CS", "DA", "DS", "DT", "FD", "FL", "IS", "LO", "LT", "PN", "SH",
+              "SL", "SS", "ST", "TM", "UI", "UL", "US")  # fmt: skip
+_LONG_VRS = ("OB", "OW", "OF", "OD", "OL", "OV", "SQ", "UC", "UR", "UT", "UN", "SV", "UV")
+_NAMES = {name.encode(): name for name in (*_SHORT_VRS, *_LONG_VRS)}
+_HEAD_BYTES_OF = dict.fromkeys(map(str.encode, _SHORT_VRS), 8) | dict.fromkeys(
+    map(str.encode, _LONG_VRS), _HEAD_BYTES
 )
 
 
 class RawElement(NamedTuple):
-    """One kept element: its value's bytes, and its whole encoding for nested ones."""
+    """One kept element as it stands in the file; nested ones with all that is inside."""
 
     tag: int
     vr: str | None
-    value: bytes
-    encoded: bytes = b""
+    head_bytes: int
+    encoded: bytes
+
+    @property
+    def value(self) -> bytes:
+        return self.encoded[self.head_bytes :]
+
+    @property
+    def is_empty(self) -> bool:
+        return len(self.encoded) <= self.head_bytes
 
 
 @dataclass(slots=True)
@@ -56,8 +65,9 @@ class Walk:
     has_pixel_data: bool = False
     pixel_offset: int | None = None
     """Where the first pixel data element begins."""
+    end: int = 0
+    """Where it ended."""
     count: int = 0
-    kept_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,55 +82,7 @@ class Encoding:
         return "<" if self.little_endian else ">"
 
 
-def walk_elements(
-    file: BinaryIO,
-    size: int,
-    encoding: Encoding,
-    wanted: Callable[[int], Limit | None],
-    *,
-    only_group: int | None = None,
-) -> Walk:
-    """Walk from the file's position to `size`, or to the end of `only_group`.
-
-    `wanted` tells of a tag how long its value may be, or None where it is not kept.
-
-    Raises
-    ------
-    Truncated
-        An element says that it goes on beyond the end of the file.
-    Exceeded
-        Deeper, longer or larger than any real header.
-    """
-    walk = Walk()
-    window = _Window(file)
-    at = file.tell()
-    while at < size:
-        data, offset = window.from_(at, _HEAD_BYTES)
-        if not data[offset : offset + 8].strip(b"\0") and _only_padding(file, at, size):
-            break
-        tag, vr, length, head_bytes = _parse_head(data, offset, encoding, size)
-        if only_group is not None and tag >> 16 != only_group:
-            break
-        _count(walk)
-        if tag in PIXEL_TAGS:
-            walk.has_pixel_data = True
-            if walk.pixel_offset is None:
-                walk.pixel_offset = at
-        value_at = at + head_bytes
-        if length == UNDEFINED:
-            end = _skip_undefined(window, value_at, size, encoding, tag, vr, walk)
-        else:
-            _need(value_at, length, size, tag)
-            end = value_at + length
-        limit = wanted(tag)
-        if limit is not None:
-            _keep(window, walk, tag, vr, (at, value_at, end), limit)
-        at = end
-    file.seek(at)
-    return walk
-
-
-class _Window:
+class Window:
     """A stretch of a file in memory: most elements are smaller than a read is dear."""
 
     def __init__(self, file: BinaryIO) -> None:
@@ -137,6 +99,78 @@ class _Window:
             offset = 0
         return self._data, offset
 
+    def take(self, at: int, count: int) -> bytes:
+        """Return `count` bytes of the file, fewer at its end."""
+        data, offset = self.from_(at, count)
+        return data[offset : offset + count]
+
+
+def walk_elements(
+    window: Window,
+    at: int,
+    size: int,
+    encoding: Encoding,
+    wanted: Callable[[int], Limit | None],
+    *,
+    only_group: int | None = None,
+) -> Walk:
+    """Walk from a position of a file to `size`, or to the end of `only_group`.
+
+    `wanted` tells of a tag how long its value may be, or None where it is not kept.
+
+    Raises
+    ------
+    Truncated
+        An element says that it goes on beyond the end of the file.
+    Exceeded
+        Deeper, longer or larger than any real header.
+    """
+    walk = Walk()
+    head_bytes_of = {} if encoding.implicit_vr else _HEAD_BYTES_OF
+    read_short, read_long = (one.unpack_from for one in _HEADS[encoding.little_endian])
+    data, start, kept_bytes = b"", at, 0
+    while at < size:  # some seventy times a header: nothing is called that need not be
+        offset = at - start
+        if offset + _HEAD_BYTES > len(data):
+            data, offset = window.from_(at, _HEAD_BYTES)
+            start = at - offset
+        if len(data) - offset < _HEAD_BYTES or not data[offset]:
+            if not data[offset : offset + 8].strip(b"\0") and _only_padding(window, at, size):
+                break
+            tag, vr, length, head_bytes = _parse_head(data, offset, encoding, size)
+        else:
+            group, element, vr, length = read_short(data, offset)
+            tag, head_bytes = group << 16 | element, head_bytes_of.get(vr, 0)
+            if not head_bytes or group == _ITEMS_GROUP:
+                tag, vr, length, head_bytes = _parse_head(data, offset, encoding, size)
+            elif head_bytes == _HEAD_BYTES:
+                length = read_long(data, offset + 8)[0]
+        if only_group is not None and tag >> 16 != only_group:
+            break
+        _count(walk)
+        if tag in PIXEL_TAGS:
+            walk.has_pixel_data = True
+            if walk.pixel_offset is None:
+                walk.pixel_offset = at
+        end = at + head_bytes + length
+        if length == UNDEFINED:
+            end = _skip_undefined(window, at + head_bytes, size, encoding, tag, vr, walk)
+        elif end > size:
+            raise _goes_on(at + head_bytes, length, size, tag)
+        limit = wanted(tag)
+        if limit is not None and _is_kept(tag, end - at - head_bytes, limit):
+            kept_bytes += end - at
+            if kept_bytes > limits.KEPT.maximum:
+                subject = f"with element {shown(tag)} those that are read have"
+                raise Exceeded(limits.KEPT, subject=subject)
+            encoded = data[at - start : end - start]
+            if len(encoded) < end - at:
+                encoded = window.take(at, end - at)
+            walk.elements[tag] = RawElement(tag, _name(vr), head_bytes, encoded)
+        at = end
+    walk.end = at
+    return walk
+
 
 def _count(walk: Walk) -> None:
     walk.count += 1
@@ -145,28 +179,16 @@ def _count(walk: Walk) -> None:
 
 
 def _name(vr: bytes | None) -> str | None:
-    return vr.decode("ascii", "replace") if vr else None
+    return _NAMES.get(vr) or vr.decode("ascii", "replace") if vr else None
 
 
-def _keep(
-    window: _Window,
-    walk: Walk,
-    tag: int,
-    vr: bytes | None,
-    bounds: tuple[int, int, int],
-    limit: Limit,
-) -> None:
-    start, value_at, end = bounds
-    if end - value_at > limit.maximum:
-        if tag >> 16 & 1:  # of another creator's block: none of the short ones that are known
-            return
-        raise Exceeded(limit, end - value_at, f"element {shown(tag)} has")
-    walk.kept_bytes += end - start
-    if walk.kept_bytes > limits.KEPT.maximum:
-        raise Exceeded(limits.KEPT, subject=f"with element {shown(tag)} those that are read have")
-    data, offset = window.from_(start, end - start)
-    encoded = data[offset : offset + end - start]
-    walk.elements[tag] = RawElement(tag, _name(vr), encoded[value_at - start :], encoded)
+def _is_kept(tag: int, length: int, limit: Limit) -> bool:
+    """Tell whether a value is kept. Raises Exceeded where it is too long for what it is."""
+    if length <= limit.maximum:
+        return True
+    if tag >> 16 & 1:  # of another creator's block: none of the short ones that are known
+        return False
+    raise Exceeded(limit, length, f"element {shown(tag)} has")
 
 
 def shown(tag: int) -> str:
@@ -192,11 +214,12 @@ def _parse_head(
         raise Truncated(f"the file ends inside an element, at byte {size}")
     group, element, vr, length = short.unpack_from(data, offset)
     tag = group << 16 | element
-    if encoding.implicit_vr or group == 0xFFFE:
+    if encoding.implicit_vr or group == _ITEMS_GROUP:
         return tag, None, long.unpack_from(data, offset + 4)[0], 8
-    if vr in _SHORT_VRS:
+    head_bytes = _HEAD_BYTES_OF.get(vr)
+    if head_bytes == 8:
         return tag, vr, length, 8
-    if vr in _LONG_VRS:
+    if head_bytes == _HEAD_BYTES:
         if left < _HEAD_BYTES:
             raise Truncated(f"the file ends inside element {shown(tag)}")
         return tag, vr, long.unpack_from(data, offset + 8)[0], _HEAD_BYTES
@@ -206,7 +229,7 @@ def _parse_head(
 
 
 def _skip_undefined(
-    window: _Window,
+    window: Window,
     at: int,
     size: int,
     encoding: Encoding,
@@ -233,22 +256,17 @@ def _skip_undefined(
         elif length == UNDEFINED:
             levels.append("item" if levels[-1] == "sequence" else "sequence")
         else:
-            _need(at, length, size, inner)
+            if at + length > size:
+                raise _goes_on(at, length, size, inner)
             at += length
     return at
 
 
-def _need(start: int, length: int, size: int, tag: int) -> None:
-    if start + length > size:
-        raise Truncated(
-            f"element {shown(tag)} needs {length} bytes, the file has {size - start} left"
-        )
+def _goes_on(start: int, length: int, size: int, tag: int) -> Truncated:
+    return Truncated(f"element {shown(tag)} needs {length} bytes, the file has {size - start} left")
 
 
-def _only_padding(file: BinaryIO, start: int, size: int) -> bool:
+def _only_padding(window: Window, start: int, size: int) -> bool:
     """Tell whether nothing but a little zero padding is left, as some writers leave it."""
     left = size - start
-    if left > _PADDING_BYTES:
-        return False
-    file.seek(start)
-    return not file.read(left).strip(b"\0")
+    return left <= _PADDING_BYTES and not window.take(start, left).strip(b"\0")

@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import re
 import struct
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache, lru_cache
-from typing import Any, cast
+from typing import Any
 
 from pydicom import charset, config
 from pydicom.datadict import tag_for_keyword
@@ -17,7 +19,7 @@ from pydicom.filereader import read_dataset
 from workers import limits
 from workers.errors import DataError
 from workers.header import uids
-from workers.header.elements import Encoding, RawElement, Walk
+from workers.header.elements import Encoding, RawElement, Walk, Window, walk_elements
 from workers.header.facts import InstanceFacts, PrivateFact
 from workers.header.nesting import check_nesting
 from workers.header.sequences import SEQUENCES, sequence_facts
@@ -58,6 +60,12 @@ _OWN_KEYWORDS = {
     "acquisition_date_time": "AcquisitionDateTime",
     "number_of_rr_intervals": "NumberOfRRIntervals",
 }
+_BINARY = {"FD": "d", "FL": "f", "US": "H", "SS": "h", "UL": "L", "SL": "l"}
+_OF_SLICES = ("sop_instance_uid", "instance_number", "acquisition_number", "acquisition_date",
+              "acquisition_time", "acquisition_date_time", "content_time",
+              "image_position_patient", "rescale_slope", "frame_reference_time", "decay_factor",
+              "trigger_time", "image_index", "temporal_position_identifier")  # fmt: skip
+"""What differs from slice to slice: read for each. No text, whose character set stands apart."""
 _CHARACTER_SET = 0x00080005
 _REPEATED_BYTES = 1 << 13
 """Sequences up to this size are decoded once: the slices of a series say the same in them."""
@@ -69,6 +77,7 @@ KEPT_PRIVATE = {
 }
 
 
+@lru_cache(maxsize=4096)
 def wanted_tag(tag: int) -> limits.Limit | None:
     """Return how long the value of a top-level element may be, None where it is not kept."""
     if tag in _tags():
@@ -88,43 +97,72 @@ def extract_facts(
     A value that cannot be read is None and named in `unreadable`; only what makes the whole header
     unreadable raises DataError.
     """
-    reader = _Reader(walk.elements, encoding)
-    values: dict[str, Any] = {}
-    for names, read in (
-        (_UIDS, reader.uid),
-        (_TEXTS, reader.text),
-        (_WORDS, reader.word),
-        (_LISTS, reader.words),
-        (_FLOATS, reader.number),
-        (_INTEGERS, reader.integer),
-        (_SHORTS, reader.short),
-    ):
-        for name in names:
-            if _tag_of(name) in walk.elements:
-                value = cast("Callable[[str], Any]", read)(name)
-                if value is not None:
-                    values[name] = value
-    for name, length in _VECTORS.items():
-        values[name] = reader.vector(name, length)
-    for name in _SIGNED_BY_PIXELS:
-        values[name] = reader.short(name, signed=bool(values.get("pixel_representation")))
-    values.setdefault("sop_class_uid", fallback_class)
-    for name in ("sop_instance_uid", "study_instance_uid", "series_instance_uid"):
-        values.setdefault(name, "")
-    nested, unreadable = _nested_facts(walk, encoding)
-    values.update(nested)
-    reader.unreadable += unreadable
-    if values.get("reference_frame") is None:
+    plain, unreadable = _plain_facts(walk, encoding)
+    nested, unreadable_nested = _nested_facts(walk, encoding)
+    values: dict[str, Any] = {
+        "sop_class_uid": fallback_class,
+        "sop_instance_uid": "",
+        "study_instance_uid": "",
+        "series_instance_uid": "",
+        **plain,
+        **nested,
+    }
+    if values.get("reference_frame") is None or values.get("frame_of_reference_uid"):
         values["reference_frame"] = values.get("frame_of_reference_uid")
-    elif values.get("frame_of_reference_uid"):
-        values["reference_frame"] = values["frame_of_reference_uid"]
     return InstanceFacts(
         transfer_syntax_uid=transfer_syntax_uid,
         has_pixel_data=walk.has_pixel_data,
-        private=tuple(_private_facts(walk.elements, encoding)),
-        unreadable=tuple(reader.unreadable),
+        unreadable=unreadable + unreadable_nested,
         **values,
     )
+
+
+_Facts = tuple[dict[str, Any], tuple[str, ...]]
+"""Fields of InstanceFacts, and the keywords of what could not be read."""
+
+
+def _plain_facts(walk: Walk, encoding: Encoding) -> _Facts:
+    """Read the kept elements that are no sequences; what the slices of a series repeat, once."""
+    of_slices, nested = _tags_of_slices(), SEQUENCES()
+    own, repeated = {}, []
+    for tag, element in walk.elements.items():
+        if tag in of_slices:
+            own[tag] = element
+        elif tag not in nested:
+            repeated.append(element.encoded)
+    encoded = b"".join(repeated)
+    if len(encoded) <= _REPEATED_BYTES:
+        values, unreadable = _repeated_plain(encoded, encoding)
+        reader = _Reader(own, encoding)
+        mine = reader.values()
+        if not reader.unreadable:
+            return values | mine, unreadable
+    return _decode_plain(walk.elements, encoding)
+
+
+@lru_cache(maxsize=64)
+def _repeated_plain(encoded: bytes, encoding: Encoding) -> _Facts:
+    window = Window(io.BytesIO(encoded))
+    walk = walk_elements(window, 0, len(encoded), encoding, wanted_tag)
+    return _decode_plain(walk.elements, encoding)
+
+
+def _decode_plain(elements: dict[int, RawElement], encoding: Encoding) -> _Facts:
+    reader = _Reader(elements, encoding)
+    with _without_warnings():
+        values = reader.values()
+    for name in _SIGNED_BY_PIXELS:
+        values[name] = reader.short(name, signed=bool(values.get("pixel_representation")))
+    values["private"] = tuple(_private_facts(elements, encoding))
+    return values, tuple(reader.unreadable)
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Let pydicom's warnings be: they quote values; what matters is in the facts."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 class _Reader:
@@ -134,7 +172,14 @@ class _Reader:
         self._elements = elements
         self._order = encoding.order
         self.unreadable: list[str] = []
-        self._encodings = _encodings(elements.get(_CHARACTER_SET))
+
+    def values(self) -> dict[str, Any]:
+        """Read every field that has an element and can be read."""
+        found = {}
+        for tag, (name, read) in _fields().items():
+            if tag in self._elements and (value := read(self, name)) is not None:
+                found[name] = value
+        return found
 
     def _raw(self, name: str) -> bytes | None:
         element = self._elements.get(_tag_of(name))
@@ -148,7 +193,8 @@ class _Reader:
         raw = self._raw(name)
         if raw is None:
             return None
-        decoded = charset.decode_bytes(raw, self._encodings, {ord("\\"), 0x0D, 0x0A, 0x09, 0x0C})
+        encodings = _encodings(self._elements.get(_CHARACTER_SET))
+        decoded = charset.decode_bytes(raw, encodings, {ord("\\"), 0x0D, 0x0A, 0x09, 0x0C})
         return uids.without_nul(decoded.strip(" \0")) or None
 
     def word(self, name: str) -> str | None:
@@ -169,11 +215,11 @@ class _Reader:
             return None
         return int(value)
 
-    def vector(self, name: str, length: int) -> tuple[float, ...] | None:
+    def vector(self, name: str) -> tuple[float, ...] | None:
         values = self._numbers(name)
         if not values:
             return None
-        if len(values) != length:
+        if len(values) != _VECTORS[name]:
             self._note(name)
             return None
         return tuple(values)
@@ -195,9 +241,7 @@ class _Reader:
         element = self._elements.get(_tag_of(name))
         if element is None or not element.value:
             return []
-        binary = {"FD": "d", "FL": "f", "US": "H", "SS": "h", "UL": "L", "SL": "l"}.get(
-            element.vr or ""
-        )
+        binary = _BINARY.get(element.vr or "")
         if element.vr is None and name in ("magnetic_field_strength",) and len(element.value) == 8:
             binary = "d"
         try:
@@ -231,50 +275,71 @@ def _tag_of(name: str) -> int:
     return int(tag)
 
 
+_Read = Callable[["_Reader", str], Any]
+
+
+@cache
+def _fields() -> dict[int, tuple[str, _Read]]:
+    """Return by tag which field it is and how it is read, in the order of reading."""
+    kinds: tuple[tuple[Iterable[str], _Read], ...] = (
+        (_UIDS, _Reader.uid),
+        (_TEXTS, _Reader.text),
+        (_WORDS, _Reader.word),
+        (_LISTS, _Reader.words),
+        (_FLOATS, _Reader.number),
+        (_INTEGERS, _Reader.integer),
+        (_SHORTS, _Reader.short),
+        (_VECTORS, _Reader.vector),
+    )
+    return {_tag_of(name): (name, read) for names, read in kinds for name in names}
+
+
 @cache
 def _tags() -> frozenset[int]:
-    names: Iterable[str] = (*_UIDS, *_TEXTS, *_WORDS, *_LISTS, *_FLOATS, *_VECTORS, *_INTEGERS,
-                            *_SHORTS, *_SIGNED_BY_PIXELS)  # fmt: skip
-    return frozenset({_tag_of(name) for name in names} | {_CHARACTER_SET} | SEQUENCES())
+    padding = map(_tag_of, _SIGNED_BY_PIXELS)
+    return frozenset({*_fields(), *padding, _CHARACTER_SET, *SEQUENCES()})
 
 
-_Nested = tuple[dict[str, Any], tuple[str, ...]]
-"""Fields of InstanceFacts, and the keywords of what could not be read."""
+@cache
+def _tags_of_slices() -> frozenset[int]:
+    return frozenset(map(_tag_of, _OF_SLICES))
 
 
-def _nested_facts(walk: Walk, encoding: Encoding) -> _Nested:
-    """Read the kept sequences."""
+def _nested_facts(walk: Walk, encoding: Encoding) -> _Facts:
+    """Read the kept sequences; those that the slices of a series repeat, once."""
     kept = [walk.elements[tag] for tag in sorted(SEQUENCES()) if tag in walk.elements]
     encoded = b"".join(
-        element.encoded for element in kept if element.vr in (None, "SQ", "UN") and element.value
+        one.encoded for one in kept if one.vr in (None, "SQ", "UN") and not one.is_empty
     )
     if not encoded:
         return {}, ()
     if len(encoded) <= _REPEATED_BYTES:
-        return _repeated_facts(encoded, encoding)
-    nested = _decoded(encoded, encoding)
+        return _repeated_nested(encoded, encoding)
+    nested = _decode_nested(encoded, encoding)
     del encoded  # it may be large, and is in `nested` once more
     return _facts_of(nested)
 
 
 @lru_cache(maxsize=256)
-def _repeated_facts(encoded: bytes, encoding: Encoding) -> _Nested:
-    return _facts_of(_decoded(encoded, encoding))
+def _repeated_nested(encoded: bytes, encoding: Encoding) -> _Facts:
+    return _facts_of(_decode_nested(encoded, encoding))
 
 
-def _facts_of(nested: Dataset) -> _Nested:
+def _facts_of(nested: Dataset) -> _Facts:
     unreadable: list[str] = []
-    return sequence_facts(nested, unreadable), tuple(unreadable)
+    with _without_warnings():
+        return sequence_facts(nested, unreadable), tuple(unreadable)
 
 
-def _decoded(encoded: bytes, encoding: Encoding) -> Dataset:
+def _decode_nested(encoded: bytes, encoding: Encoding) -> Dataset:
     """Decode sequences with pydicom, all in one small data set."""
     config.settings.reading_validation_mode = config.IGNORE
     check_nesting(encoded, encoding)
     try:
-        return read_dataset(
-            io.BytesIO(encoded), encoding.implicit_vr, encoding.little_endian, len(encoded)
-        )
+        with _without_warnings():
+            return read_dataset(
+                io.BytesIO(encoded), encoding.implicit_vr, encoding.little_endian, len(encoded)
+            )
     except (ValueError, TypeError, KeyError, AttributeError, EOFError, struct.error,
             NotImplementedError, IndexError) as error:  # fmt: skip
         raise DataError(f"a sequence of the header cannot be read: {error}") from None

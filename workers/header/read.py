@@ -10,18 +10,17 @@ from __future__ import annotations
 import io
 import os
 import struct
-import warnings
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from pydicom.errors import BytesLengthException
 
 from workers import limits
 from workers.errors import BadIdentity, DataError, Exceeded, Hostile, NotDicom, Truncated
 from workers.header import uids
-from workers.header.elements import Encoding, Walk, walk_elements
+from workers.header.elements import Encoding, Walk, Window, walk_elements
 from workers.header.extract import extract_facts, wanted_tag
 from workers.header.facts import InstanceFacts
 from workers.header.nesting import check_open_nesting
@@ -67,20 +66,17 @@ def read_header(path: Path | str) -> Header:
 
 def read_open_header(file: BinaryIO) -> Header:
     """Read from an open file, from its beginning."""
-    meta, offset, size = _read_to_dataset(file)
-    syntax = _uid(meta, _META_SYNTAX)
-    source, end, encoding = _open_dataset(file, size, syntax)
-    walk = walk_elements(source, end, encoding, wanted_tag)
+    meta, found = _open_dataset(file)
+    syntax, sop_class = _uid(meta, _META_SYNTAX), _uid(meta, _META_CLASS)
+    walk = walk_elements(found.window, found.begin, found.end, found.encoding, wanted_tag)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # they quote values; what matters is in the facts
-            facts = extract_facts(walk, encoding, syntax, fallback_class=_uid(meta, _META_CLASS))
+        facts = extract_facts(walk, found.encoding, syntax, fallback_class=sop_class)
     except RecursionError:
         raise Hostile("sequences nested deeper than can be read") from None
     except _DECODING_ERRORS as error:
         raise DataError(f"the header cannot be decoded: {type(error).__name__}") from None
     _check_identity(facts)
-    return Header(facts, offset, size, _uid(meta, _META_CLASS), _uid(meta, _META_INSTANCE))
+    return Header(facts, meta.end, found.file_size, sop_class, _uid(meta, _META_INSTANCE))
 
 
 def check_whole(file: BinaryIO) -> None:
@@ -89,11 +85,9 @@ def check_whole(file: BinaryIO) -> None:
     Raises DataError: what `read_open_header` raises, and Exceeded where there is too much of
     anything in what that never looks into.
     """
-    meta, _, size = _read_to_dataset(file)
-    if size > limits.WHOLE_FILE.maximum:
-        raise Exceeded(limits.WHOLE_FILE, size)
-    source, end, encoding = _open_dataset(file, size, _uid(meta, _META_SYNTAX))
-    check_open_nesting(source, end, encoding)
+    _, found = _open_dataset(file, limits.WHOLE_FILE)
+    found.file.seek(found.begin)
+    check_open_nesting(found.file, found.end, found.encoding)
 
 
 def announced_uid(file: BinaryIO) -> str | None:
@@ -102,45 +96,68 @@ def announced_uid(file: BinaryIO) -> str | None:
     It needs no readable data set: in an entry of an association it is what the sender called the
     instance, and what it will ask storage commitment for.
     """
-    file.seek(0)
     try:
-        uid = _uid(_read_meta(file, os.fstat(file.fileno()).st_size), _META_INSTANCE)
+        size = os.fstat(file.fileno()).st_size
+        uid = _uid(_read_meta(Window(file), size), _META_INSTANCE)
     except DataError:
         return None
     return uid if uids.is_valid(uid) else None
 
 
-def _read_to_dataset(file: BinaryIO) -> tuple[Walk, int, int]:
-    """Read the file meta; return it, where the data set begins, and the size of the file."""
-    size = os.fstat(file.fileno()).st_size
-    file.seek(0)
-    meta = _read_meta(file, size)
-    if not _uid(meta, _META_SYNTAX):
+class _DataSet(NamedTuple):
+    """What a data set is read from, from where to where, and how it is encoded."""
+
+    file: BinaryIO
+    window: Window
+    begin: int
+    end: int
+    encoding: Encoding
+    file_size: int
+    """Of the file itself, where what it has was inflated."""
+
+
+def _open_dataset(file: BinaryIO, most: limits.Limit | None = None) -> tuple[Walk, _DataSet]:
+    """Read the file meta of an open file, and how its data set is encoded.
+
+    Some writers encode otherwise than their file meta says; the first element shows it.
+    """
+    file_size = size = os.fstat(file.fileno()).st_size
+    window = Window(file)
+    meta = _read_meta(window, size)
+    syntax, at = _uid(meta, _META_SYNTAX), meta.end
+    if not syntax:
         raise NotDicom("no TransferSyntaxUID in the file meta: how it is encoded is not known")
     if _uid(meta, _META_CLASS) == _MEDIA_DIRECTORY:
         raise MediaDirectory("a media directory (DICOMDIR), not an instance")
-    offset = file.tell()
-    if offset >= size:
+    if at >= size:
         raise Truncated("the file ends after its file meta: there is no data set")
-    return meta, offset, size
+    if most is not None and size > most.maximum:
+        raise Exceeded(most, size)
+    if syntax in _DEFLATED:
+        file = _inflate(file, at)
+        window, at, size = Window(file), 0, file.tell()
+    first = window.take(at, 6)
+    if len(first) < 6:
+        raise Truncated("the file ends inside the first element of the data set")
+    explicit = first[4:6].isalpha() and first[4:6].isupper()
+    encoding = Encoding(implicit_vr=not explicit, little_endian=syntax != _BIG_ENDIAN)
+    return meta, _DataSet(file, window, at, size, encoding, file_size)
 
 
-def _read_meta(file: BinaryIO, size: int) -> Walk:
+def _read_meta(window: Window, size: int) -> Walk:
     if size == 0:
         raise NotDicom("the file is empty")
-    head = file.read(PREAMBLE_BYTES)
+    head = window.take(0, PREAMBLE_BYTES)
     if len(head) < PREAMBLE_BYTES or head[128:] != b"DICM":
         raise NotDicom(_why_no_preamble(head))
-    start = file.tell()
-    first = file.read(8)
-    file.seek(start)
+    first = window.take(PREAMBLE_BYTES, 8)
     if len(first) < 8:
         raise Truncated("the file ends after its preamble")
     if first[:2] != b"\x02\x00":
         raise NotDicom("a preamble, but no file meta: the transfer syntax is not known")
     implicit = not (first[4:6].isalpha() and first[4:6].isupper())
     encoding = Encoding(implicit_vr=implicit, little_endian=True)
-    return walk_elements(file, size, encoding, _wanted_meta, only_group=2)
+    return walk_elements(window, PREAMBLE_BYTES, size, encoding, _wanted_meta, only_group=2)
 
 
 def _wanted_meta(tag: int) -> limits.Limit | None:
@@ -156,23 +173,9 @@ def _why_no_preamble(head: bytes) -> str:
     return "no DICOM file: no DICM after a preamble of 128 bytes"
 
 
-def _open_dataset(file: BinaryIO, size: int, syntax: str) -> tuple[BinaryIO, int, Encoding]:
-    """Return where the data set is read from, where that ends, and how it is encoded."""
-    if syntax in _DEFLATED:
-        file = _inflate(file)
-        size = file.tell()
-        file.seek(0)
-    start = file.tell()
-    first = file.read(6)
+def _inflate(file: BinaryIO, start: int) -> io.BytesIO:
+    """Inflate what a file has from a position on; the result stands at its end."""
     file.seek(start)
-    if len(first) < 6:
-        raise Truncated("the file ends inside the first element of the data set")
-    # some writers encode otherwise than their file meta says; the first element shows it
-    explicit = first[4:6].isalpha() and first[4:6].isupper()
-    return file, size, Encoding(implicit_vr=not explicit, little_endian=syntax != _BIG_ENDIAN)
-
-
-def _inflate(file: BinaryIO) -> io.BytesIO:
     engine = zlib.decompressobj(-zlib.MAX_WBITS)
     data = io.BytesIO()
     while not engine.eof:
