@@ -136,7 +136,8 @@ def list_quarantine(
         Column("Entry, from, when", no_wrap=True), Column("What", no_wrap=True), Column("Reason")
     )
     for one in found:
-        table.add_row(f"{one['entry']}\n{_escape(one['source'])}\n{one['at']}",
+        place = f" on {one['host']}" if "host" in one else ""
+        table.add_row(f"{one['entry']}{place}\n{_escape(one['source'])}\n{one['at']}",
                       one["code"] or one["outcome"], _escape(one["reason"] or ""))  # fmt: skip
     console.print(table)
     console.print(f"{len(found)} in {settings.layout.quarantine}", style="dim")

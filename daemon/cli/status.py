@@ -46,6 +46,8 @@ def _print_status(found: Status) -> None:
     table.add_row("series", ", ".join(f"{n:,} {name}" for name, n in counts.series.items()) or "0")
     table.add_row("pairs", ", ".join(f"{n:,} {name}" for name, n in counts.pairs.items()))
     table.add_row("queues", ", ".join(f"{n:,} {name}" for name, n in found.queues.items()))
+    for host in found.hosts:
+        table.add_row(f"host {host.name}", host.state)
     console.print(table)
     for trouble in found.troubles:
         tell(console, "! ", shown(trouble), "bold red")

@@ -139,6 +139,14 @@ def _index(index: IndexGauges) -> Iterator[Metric]:
         "held_studies", "Studies that need a person, by reason.", ("reason",),
         {(str(reason),): count for reason, count in index.held.items()},
     )  # fmt: skip
+    yield _gauge(
+        "host_seen_seconds", "How long ago a host told what waits there.", ("host",),
+        {(one.name,): one.seen_seconds for one in index.hosts},
+    )  # fmt: skip
+    yield _gauge(
+        "host_entries", "Entries that waited in its spool then.", ("host",),
+        {(one.name,): one.entries for one in index.hosts},
+    )  # fmt: skip
 
 
 def _spool(spool: SpoolGauges) -> Iterator[Metric]:

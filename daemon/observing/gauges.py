@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,8 +22,9 @@ from config.settings import Settings
 from daemon.room import measure, refusals
 from workers import clock, queues
 from workers.filing.left import left_entries
-from workers.index.engine import MetadataIndex
+from workers.index.engine import MetadataIndex, asking
 from workers.index.queries import SET_ASIDE
+from workers.index.seen import HostSeen, list_hosts
 from workers.index.tables import arrival, pair, series
 from workers.pairing.held import HeldReason, held_reason
 from workers.spool.batches import waiting_entries
@@ -47,6 +48,7 @@ class IndexGauges:
     series: Mapping[str, int] = field(default_factory=dict)
     pairs: Mapping[str, int] = field(default_factory=dict)
     held: Mapping[HeldReason, int] = field(default_factory=dict)
+    hosts: Sequence[HostSeen] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,7 @@ def read_index(index: MetadataIndex) -> IndexGauges:
             },
             pairs={row[0]: row[1] for row in grouped(pair.c.state, where=sa.true())},
             held=Counter(held_reason(_first(text)) for text in reasons),
+            hosts=list_hosts(asking(connection)),
         )
 
 

@@ -21,7 +21,7 @@ from workers.checking.rows import PAGE, paged
 from workers.checking.scene import Scene
 from workers.filing import quarantine
 from workers.filing.rows import ArrivalRow, insert_arrivals
-from workers.index.queries import SET_ASIDE
+from workers.index.queries import SET_ASIDE, lies_here
 from workers.index.tables import arrival
 from workers.spool.batches import BatchSource, waiting_entries
 
@@ -39,8 +39,10 @@ class Kept:
 
 
 def compare_quarantine(scene: Scene) -> None:
-    """Walk quarantine and arrivals side by side."""
-    chosen = sa.select(arrival).where(arrival.c.outcome.in_(SET_ASIDE))
+    """Walk this host's quarantine and its arrivals side by side."""
+    chosen = sa.select(arrival).where(
+        arrival.c.outcome.in_(SET_ASIDE), lies_here(scene.index.spool)
+    )
     rows = paged(scene.index, chosen, arrival.c.entry)
     unknown: list[Kept] = []
     for row, kept in merge(rows, _kept(scene), lambda row: row.entry, lambda kept: kept.entry):
@@ -201,5 +203,5 @@ def _write_arrival(scene: Scene, entry: str) -> str | None:
         ).scalar()
         if before is not None:
             return f"its arrival says {before}: a kill left the file, which nothing needs"
-        insert_arrivals(connection, [row])
+        insert_arrivals(connection, [row], scene.index.spool)
     return None

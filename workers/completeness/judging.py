@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -32,7 +32,8 @@ from workers.completeness.series import Completeness, judge_completeness
 from workers.completeness.stacks import dot, normal_of
 from workers.filing.rows import insert_event
 from workers.header.facts import InstanceFacts
-from workers.index.engine import MetadataIndex, insert_new
+from workers.index.engine import MetadataIndex, asking, insert_new
+from workers.index.seen import list_hosts
 from workers.index.tables import instance, pair, series, study
 from workers.pairing.selection import (
     Override,
@@ -173,18 +174,31 @@ def _judge(
         completeness = judge_completeness(facts, role.role, quiet=one.quiet)
         verdicts[one.id] = (role, completeness)
         candidates.append(_candidate(one, study_id, facts, role, completeness))
+    capped = row is not None and _is_capped(row, settings)
     decision = decide_pair(
         candidates,
         override,
         policy_of(settings.pairing),
         study_quiet=all(one.quiet for one in evidence.series),
-        capped=row is not None and _is_capped(row, settings),
+        capped=capped,
         conflicting_patients=evidence.study.two_patients,
     )
+    if capped and decision.state is PairState.HELD:
+        decision = replace(decision, reasons=(*decision.reasons, *_missed_hosts(connection)))
     wanted = ""
     if decision.state is PairState.READY:
         wanted = _fingerprint(connection, evidence, decision, override, settings.pairing)
     return _Judged(evidence, verdicts, decision, wanted, override)
+
+
+def _missed_hosts(connection: Connection) -> list[str]:
+    """Name the hosts that are away though something waits there, which may belong to the study."""
+    return [
+        f"host {one.name!r} may have more of it ({one.state}): start it, or let"
+        f" `petct-ingest hosts forget {one.name}` forget it"
+        for one in list_hosts(asking(connection))
+        if one.entries and not one.is_there
+    ]
 
 
 def _candidate(

@@ -53,7 +53,8 @@ def commit_batch(
             elif work.place is not None:
                 work.becomes("filed")
                 filed[work.place.study_id, work.place.series_id, work.source.key] += 1
-        insert_arrivals(connection, [work.row for work in works if work.row is not None])
+        done = [work.row for work in works if work.row is not None]
+        insert_arrivals(connection, done, index.spool)
         for work in works:
             if work.replaces is not None:
                 _update_instance(connection, work, work.replaces)

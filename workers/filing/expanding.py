@@ -205,7 +205,8 @@ def _commit(index: MetadataIndex, settings: Settings, work: Work, found: Expansi
     else:
         quarantine_work(settings.layout.quarantine, work, "quarantined", CODE, _words(found))
     with index.write() as connection:
-        insert_arrivals(connection, [work.row] if work.row is not None else [])
+        done = [work.row] if work.row is not None else []
+        insert_arrivals(connection, done, index.spool)
         insert_event(
             connection,
             "expanded",

@@ -16,7 +16,7 @@ from workers.errors import WorkersError
 from workers.filing import quarantine
 from workers.filing.rows import insert_event
 from workers.index.engine import MetadataIndex
-from workers.index.queries import SET_ASIDE, list_set_aside
+from workers.index.queries import SET_ASIDE, lies_here, list_set_aside
 from workers.index.tables import arrival
 from workers.spool.batches import BatchSource, BatchWriter, EntryName
 
@@ -58,10 +58,12 @@ def retry_entry(
 
 
 def count_set_aside(index: MetadataIndex) -> int:
-    """Count what lies in quarantine."""
+    """Count what lies in this host's quarantine."""
     with index.read() as connection:
         return connection.execute(
-            sa.select(sa.func.count()).where(arrival.c.outcome.in_(SET_ASIDE))
+            sa.select(sa.func.count()).where(
+                arrival.c.outcome.in_(SET_ASIDE), lies_here(index.spool)
+            )
         ).scalar_one()
 
 
@@ -76,7 +78,9 @@ def retry_all(
     behind = None
     while True:
         with index.read() as connection:
-            found = list_set_aside(connection, limit=_A_PAGE, behind=behind)
+            found = list_set_aside(
+                connection, limit=_A_PAGE, behind=behind, where=lies_here(index.spool)
+            )
         for one in found:
             behind = str(one["entry"])
             try:
@@ -102,13 +106,16 @@ def _path(original: str) -> str:
 def _checked(index: MetadataIndex, entry: str) -> str:
     with index.read() as connection:
         found = connection.execute(
-            sa.select(arrival.c.entry).where(
+            sa.select(arrival.c.entry, arrival.c.host).where(
                 arrival.c.entry == entry, arrival.c.outcome.in_(SET_ASIDE)
             )
-        ).scalar()
+        ).first()
     if found is None:
         raise NotInQuarantine(f"no entry {entry!r} in quarantine: `petct-ingest quarantine` lists")
-    return str(found)
+    if (found.host or "") != index.spool:
+        where = f"of host {found.host!r}" if found.host else "of a host without a name"
+        raise NotInQuarantine(f"entry {entry!r} lies in the quarantine {where}: do it there")
+    return str(found.entry)
 
 
 def _settle(index: MetadataIndex, layout: Layout, entry: str, outcome: str, **details: Any) -> None:

@@ -168,9 +168,10 @@ def header_columns(facts: InstanceFacts) -> dict[str, Any]:
     }
 
 
-def insert_arrivals(connection: Connection, rows: Sequence[ArrivalRow]) -> None:
-    """Insert what became of entries, each once."""
-    insert_new_rows(connection, arrival, [asdict(row) for row in rows], arrival.c.entry)
+def insert_arrivals(connection: Connection, rows: Sequence[ArrivalRow], host: str) -> None:
+    """Insert what became of entries, each once; `host` has them, "" where hosts have no names."""
+    values = [{**asdict(row), "host": host or None} for row in rows]
+    insert_new_rows(connection, arrival, values, arrival.c.entry)
 
 
 def insert_event(

@@ -92,17 +92,19 @@ def prepare_index(settings: Settings) -> MetadataIndex:
     with open(layout.locks / "migration", "ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         engine = _engine(settings)
-        if engine.dialect.name == "sqlite":
-            give_mode(Path(engine.url.database or ""), layout.file_mode)
-        found = _revision(engine)
-        if found != HEAD_REVISION:
-            if found is not None and engine.dialect.name == "sqlite":
-                back_up(layout.index, found)
-            _migrate(settings)
-        _know_stores(engine, settings)
-        stores = MetadataIndex(engine, settings.spool.name).identities()
-        write_stores(layout, stores.archive, stores.spool)
-        engine.dispose()
+        try:
+            if engine.dialect.name == "sqlite":
+                give_mode(Path(engine.url.database or ""), layout.file_mode)
+            found = _revision(engine)
+            if found != HEAD_REVISION:
+                if found is not None and engine.dialect.name == "sqlite":
+                    back_up(layout.index, found)
+                _migrate(settings)
+            _know_stores(engine, settings)
+            stores = MetadataIndex(engine, settings.spool.name).identities()
+            write_stores(layout, stores.archive, stores.spool)
+        finally:
+            engine.dispose()
     return open_index(settings)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -17,11 +16,9 @@ from sqlalchemy.engine import Connection
 
 from workers import clock
 from workers.errors import HostUnknown, SpoolNameTaken
-from workers.index.counting import SET_ASIDE, Ask
+from workers.index.counting import SET_ASIDE
+from workers.index.seen import list_hosts
 from workers.index.tables import arrival, host, meta
-
-THERE_SECONDS = 60.0
-"""A host that told something so lately is there."""
 
 _LONGEST_SECONDS = 1e8
 """An age beyond it says no more: three years."""
@@ -45,22 +42,6 @@ class HostReport:
     """How many wait in its spool."""
     oldest_seconds: float | None
     """How long the oldest of them had waited then; None where none did."""
-
-
-@dataclass(frozen=True, slots=True)
-class HostSeen:
-    """A host, for people."""
-
-    name: str
-    seen_seconds: float
-    """How long ago it told something, by the database's clock."""
-    stopped: bool
-    entries: int
-    oldest_seconds: float | None
-
-    @property
-    def is_there(self) -> bool:
-        return not self.stopped and self.seen_seconds < THERE_SECONDS
 
 
 def claim_spool(connection: Connection, name: str, identity: str) -> None:
@@ -144,19 +125,6 @@ def read_reports(connection: Connection) -> list[HostReport]:
     return [HostReport(*row) for row in connection.execute(sa.select(*columns))]
 
 
-def list_hosts(ask: Ask) -> list[HostSeen]:
-    """List the hosts with names, by name."""
-    rows = ask(
-        "SELECT name, last_seen, CAST(CURRENT_TIMESTAMP AS TEXT), stopped, entries, oldest_seconds"
-        " FROM host ORDER BY name"
-    )
-    return [
-        HostSeen(name, max(0.0, (_time(now) - _time(seen)).total_seconds()), bool(stopped),
-                 entries, oldest)
-        for name, seen, now, stopped, entries, oldest in rows
-    ]  # fmt: skip
-
-
 def forget_host(connection: Connection, name: str) -> None:
     """Forget a host that is not there: nothing waits for it any more, in a writing transaction.
 
@@ -180,8 +148,3 @@ def forget_host(connection: Connection, name: str) -> None:
 def _now() -> sa.ColumnElement[Any]:
     """The database's clock, in words of its own: every host's is compared with no other."""
     return sa.cast(sa.func.current_timestamp(), sa.Text)
-
-
-def _time(text: str) -> datetime:
-    found = datetime.fromisoformat(text)
-    return found if found.tzinfo else found.replace(tzinfo=UTC)  # SQLite tells UTC

@@ -87,11 +87,25 @@ def _series_of(connection: Connection, studies: list[int]) -> dict[int, list[dic
     return members
 
 
+def lies_here(spool: str) -> sa.ColumnElement[bool]:
+    """Ask of an arrival whether this host has it; `spool` is the name of its spool."""
+    return arrival.c.host.is_not_distinct_from(spool or None)
+
+
 def list_set_aside(
-    connection: Connection, *, limit: int = 1000, behind: str | None = None
+    connection: Connection,
+    *,
+    limit: int = 1000,
+    behind: str | None = None,
+    where: sa.ColumnElement[bool] | None = None,
 ) -> list[dict[str, Any]]:
-    """List what lies in quarantine, newest first; `behind` is the last entry of the page before."""
+    """List what lies in quarantine, newest first; `behind` is the last entry of the page before.
+
+    Each says on which host it lies, where hosts have names; `where` asks something of an arrival.
+    """
     asked: list[sa.ColumnElement[bool]] = [arrival.c.outcome.in_(SET_ASIDE)]
+    if where is not None:
+        asked.append(where)
     if behind is not None:
         last = sa.select(arrival.c.id).where(arrival.c.entry == behind).scalar_subquery()
         asked.append(arrival.c.id < last)
@@ -107,6 +121,7 @@ def list_set_aside(
             "source": row.source,
             "size": row.size,
             "at": row.at,
+            **({"host": row.host} if row.host else {}),
         }
         for row in found
     ]
