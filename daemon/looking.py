@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from config.settings import Settings
@@ -24,6 +24,7 @@ from workers.index.counting import (
     identities,
 )
 from workers.index.glance import glance
+from workers.index.seen import HostSeen, list_hosts
 from workers.queue_glance import PAIRING, depths, filing_queue, glance_at_queues, workers_of
 from workers.spool.batches import oldest_waiting, waiting_entries
 from workers.watermark import StoreRoom, judge_room
@@ -47,10 +48,13 @@ class Status:
     """Instances filed within the last `RATE_SECONDS`."""
     troubles: tuple[str, ...]
     """What hinders the system, each with what to do."""
+    hosts: tuple[HostSeen, ...] = ()
+    """Those that share the index, where they have names."""
 
     def to_json_object(self) -> dict[str, Any]:
         """Return the object of `status --json` (design.md 7)."""
         counts = self.counts
+        hosts = {"hosts": [asdict(one) for one in self.hosts]} if self.hosts else {}
         return {
             "instances": {
                 "filed": counts.filed,
@@ -63,6 +67,7 @@ class Status:
             "studies": counts.studies,
             "pairs": counts.pairs,
             "queues": self.queues,
+            **hosts,
         }
 
 
@@ -72,6 +77,7 @@ def look(settings: Settings) -> Status:
     counts, lately = _NOTHING, 0
     waiting = None
     stores = None
+    hosts: list[HostSeen] = []
     if settings.index.url or settings.layout.index.exists():
         try:
             # entries first: one that is filed meanwhile is counted twice, never not at all
@@ -80,10 +86,11 @@ def look(settings: Settings) -> Status:
                 stores = identities(ask, settings.spool.name)
                 counts = count_all(ask)
                 lately = filed_since(ask, clock.utc_of(clock.wall() - RATE_SECONDS))
+                hosts = list_hosts(ask)
                 troubles += _pair_troubles(ask)
         except IndexAway as error:
             troubles.append(str(error))  # a full disk, mostly: the stores are shown all the same
-        troubles += _store_troubles(settings, stores)
+        troubles += _store_troubles(settings, stores) + _host_troubles(settings, hosts)
     else:
         troubles.append("nothing ran here yet: start it with `petct-ingest run --root DIR`")
     if waiting is None:
@@ -95,7 +102,17 @@ def look(settings: Settings) -> Status:
     troubles += _entry_troubles(settings)
     queues, queue_trouble = _depths(settings, age)
     troubles += queue_trouble
-    return Status(counts, waiting, queues, age, lately, tuple(troubles))
+    return Status(counts, waiting, queues, age, lately, tuple(troubles), tuple(hosts))
+
+
+def _host_troubles(settings: Settings, hosts: list[HostSeen]) -> list[str]:
+    """Name the other hosts that are missed."""
+    return [
+        f"host {one.name}: {one.state}{'; series wait for it' if one.entries else ''}. Start it;"
+        f" where its spool is gone for good: petct-ingest hosts forget {one.name}"
+        for one in hosts
+        if one.name != settings.spool.name and not one.is_there and (one.entries or not one.stopped)
+    ]
 
 
 def _entry_troubles(settings: Settings) -> list[str]:
@@ -174,6 +191,8 @@ def _store_troubles(settings: Settings, identities: Identities | None) -> list[s
             if identities is not None and what == "archive":
                 check_archive(layout, identities.archive)
             elif identities is not None:
+                if not identities.spool:
+                    continue  # a host that has none of its own: it only pairs
                 check_identity(store, identities.spool, what)
             if store == layout.archive and layout.is_read_only:
                 continue  # as it was adopted: nothing is filed into it

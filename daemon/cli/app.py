@@ -33,6 +33,7 @@ _WEB = "daemon.cli.web"
 _NOTIFYING = "daemon.cli.notifying"
 _MIRRORING = "daemon.cli.mirroring"
 _INSTALLING = "daemon.cli.installing"
+_HOSTS = "daemon.cli.hosts"
 _TOPPING = "daemon.cli.topping"
 _DOCTORING = "daemon.cli.doctoring"
 _CONFIGURING = "daemon.cli.configuring"
@@ -58,6 +59,7 @@ COMMANDS = (
     LazyCommand(
         "quarantine", _LOOKING, "quarantine", "List, retry or drop set-aside files.", _LOOK
     ),
+    LazyCommand("hosts", _HOSTS, "hosts", "List the hosts that share the index.", _LOOK),
     LazyCommand("events", _EVENTS, "events", "Show the audit: what became of what.", _LOOK),
     LazyCommand("reindex", _ADOPTING, "run_reindex", "Adopt a tree where it lies.", _LOOK),
     LazyCommand(
