@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from typing import Annotated
 
@@ -86,6 +87,7 @@ app = typer.Typer(
     name="petct-ingest",
     cls=_Commands,
     no_args_is_help=True,
+    rich_markup_mode=None,  # rich takes as long to load as all that this help needs
     pretty_exceptions_enable=False,  # they print local variables, and those may name a patient
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -113,6 +115,8 @@ def _root(
 
 def main() -> None:
     """Run the command line; errors of ours are one line on stderr and exit code 2."""
+    # pydantic would read the metadata of every package for plugins of its own
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     try:
         app(prog_name="petct-ingest")
     except (ConfigError, WorkersError, DaemonError) as error:

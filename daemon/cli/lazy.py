@@ -51,6 +51,13 @@ class LazyGroup(TyperGroup):
         for entry in self.table:
             self.commands[entry.name] = entry.stub()
 
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """List the commands below their panels, as plain text: rich is as dear as all the rest."""
+        shown = [entry for entry in self.table if not entry.hidden]
+        for panel in dict.fromkeys(entry.panel for entry in shown):
+            with formatter.section(panel):
+                formatter.write_dl([(one.name, one.summary) for one in shown if one.panel == panel])
+
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Replace the stub by the real command; only the command that runs is imported."""
         name, command, rest = super().resolve_command(ctx, args)
