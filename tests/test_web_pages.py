@@ -167,7 +167,7 @@ def test_what_nobody_thought_of_is_a_page_without_details_for_strangers_too(
             with monkeypatch.context() as patch:
                 patch.setattr(what, "draw" if what is overview else "current_password", fail)
                 answer = site.client().get("/")
-            assert (answer.status_code, "<h1>That failed" in answer.text) == (500, True)
+            assert (answer.status_code, "<h1>This page could not be made" in answer.text) == (500, True)
             assert ('href="/held"' in answer.text) == (what is overview)
             assert "default-src 'none'" in answer.headers["content-security-policy"]
             assert "LookupError" not in answer.text

@@ -20,7 +20,7 @@ _AWAY = (
     "The index cannot be used just now: is its disk full, or its server away? Nothing is lost"
     " meanwhile; petct-ingest status says more."
 )
-_UNEXPECTED = "That failed, and nobody thought of it. The log of the page says where."
+_UNEXPECTED = "This page could not be made: an error of the program. Its log says where."
 
 log = get_logger(__name__)
 
