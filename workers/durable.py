@@ -197,7 +197,7 @@ def try_lock(descriptor: int) -> bool:
 def remove_stale(path: Path | str, older_than: float) -> bool:
     """Remove a temporary file or folder that is older (st_mtime, seconds) and not locked."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = _open_to_lock(path)
     except OSError:
         return False  # gone, or a link that is none of ours
     try:
@@ -213,6 +213,15 @@ def remove_stale(path: Path | str, older_than: float) -> bool:
     finally:
         os.close(descriptor)
     return True
+
+
+def _open_to_lock(path: Path | str) -> int:
+    """Open a file or folder so that it can be locked: NFS locks only what may be written to."""
+    flags = os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return os.open(path, os.O_RDWR | flags)
+    except IsADirectoryError:
+        return os.open(path, os.O_RDONLY | flags)
 
 
 def write_whole(descriptor: int, data: bytes | memoryview) -> int:

@@ -29,7 +29,7 @@ TEMPORARY_ENDINGS = (
 )
 """How the names end under which tools write what is not yet whole; case does not matter."""
 
-_CLAIM = re.compile(r"\.petct-claim\.(f[0-9]{13}-[0-9a-f]{8})\.(.+)", re.DOTALL)
+_CLAIM = re.compile(r"\.petct-claim\.(f[0-9]{13}-[0-9a-f]{8,16})\.(.+)", re.DOTALL)
 _RSYNC_TEMPORARY = re.compile(r"\..+\.[A-Za-z0-9]{6}", re.DOTALL)
 _LONGEST_NAME_BYTES = 255
 _LONGEST_PATH_BYTES = 3000  # PATH_MAX is 4096, and the spool's own path stands before it

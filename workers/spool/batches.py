@@ -234,8 +234,10 @@ class BatchWriter:
 
 
 def new_batch_name(source: BatchSource) -> str:
-    """Name a batch: its kind, the time (names sort by it), and what makes it the only one."""
-    return f"{source.kind[0]}{int(time.time() * 1000):013d}-{secrets.token_hex(4)}"
+    """Name a batch: its kind, the time (names sort by it), and what makes it the only one, on
+    whichever host: entries are known by it.
+    """
+    return f"{source.kind[0]}{int(time.time() * 1000):013d}-{secrets.token_hex(8)}"
 
 
 def is_batch_name(name: object) -> bool:

@@ -191,7 +191,7 @@ class NoteWriter:
         """Write notes into a file of their own, durable; tell whether that went well."""
         if not notes:
             return True
-        name = f"{int(time.time() * 1000):013d}-{self._who}-{secrets.token_hex(4)}.jsonl"
+        name = f"{int(time.time() * 1000):013d}-{self._who}-{secrets.token_hex(8)}.jsonl"
         lines = "".join(json.dumps(_written(note)) + "\n" for note in notes)
         try:
             with os.scandir(self._layout.notes) as files:
