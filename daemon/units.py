@@ -25,6 +25,7 @@ _SHIPPED_LISTEN = "ListenStream=127.0.0.1:11112"
 _UNITS = Path("/etc/systemd/system")
 _VALKEY = "petct-ingest-valkey.service"
 _NOTIFY = "petct-ingest-notify.service"
+_MIRROR = "petct-ingest-mirror.service"
 _PLAIN_PATH = re.compile(r"/[\w./+-]*", re.ASCII)
 _UNSEEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108 - what is hidden, by name
 """What ProtectHome and PrivateTmp hide from the units."""
@@ -39,6 +40,7 @@ _SECRETS = {
     "web.key": ("web",),
     "notify.webhook.secret_file": ("notify",),
     "notify.email.password_file": ("notify",),
+    "mirror.credentials_file": ("mirror",),
 }
 """The settings that name a file with a secret, and the services that read it."""
 
@@ -84,8 +86,10 @@ def render(shipped: Mapping[str, str], settings: Settings, places: Places) -> di
         if settings.redis.url:
             text = re.sub(rf"^(Wants|After)={_VALKEY}\n", "", text, flags=re.M)
             text = text.replace(f"={_VALKEY} ", "=")
-        if name == "petct-ingest.target" and settings.notify.enabled:
-            text = text.replace("\n[Install]", f"Wants={_NOTIFY}\n\n[Install]", 1)
+        if name == "petct-ingest.target":
+            asked = {_NOTIFY: settings.notify.enabled, _MIRROR: settings.mirror.enabled}
+            more = "".join(f"Wants={unit}\n" for unit, wanted in asked.items() if wanted)
+            text = text.replace("\n[Install]", f"{more}\n[Install]", 1)
         if name.endswith(".service"):
             text = _allowed(text, name, settings)
         found[_place_of(name)] = text

@@ -43,6 +43,9 @@ token_file = "/etc/petct-ingest/web.token"
 [notify.webhook]
 url = "https://hooks.example.org/petct"
 secret_file = "/etc/petct-ingest/webhook.secret"
+[mirror]
+url = "s3://petct"
+credentials_file = "/etc/petct-ingest/s3.ini"
 """
 
 
@@ -95,7 +98,7 @@ def test_units_for_other_places_and_servers_are_valid_and_as_tight(elsewhere_set
     )
     assert analyze("verify", "--man=no", "--recursive-errors=no", *units) == ""
     services = [f"./{name}" for name in units if name.endswith(".service")]
-    assert len(services) == 6
+    assert len(services) == 7
     analyze("security", "--offline=true", "--threshold=20", *services)
 
 
@@ -107,7 +110,8 @@ def test_each_unit_is_allowed_what_the_settings_ask_of_it_and_no_more(elsewhere_
     assert values(web, "ReadWritePaths") == ["/srv/petct", "/mnt/archive"]
     assert values(watcher, "IPAddressAllow") == ["10.1.2.3"]
     assert values(made["petct-ingest-receiver.socket"], "ListenStream") == ["0.0.0.0:104"]
-    assert "petct-ingest-notify.service" in str(values(made["petct-ingest.target"], "Wants"))
+    for unit in ("petct-ingest-notify.service", "petct-ingest-mirror.service"):
+        assert unit in str(values(made["petct-ingest.target"], "Wants"))
 
 
 def test_a_unit_gets_the_secrets_that_it_reads_and_no_other(elsewhere_settings, tmp_path):
@@ -118,6 +122,7 @@ def test_a_unit_gets_the_secrets_that_it_reads_and_no_other(elsewhere_settings, 
         "worker@": {"redis.password_file"},
         "web": {"redis.password_file", "web.token_file"},  # the password is below the root: ours
         "notify": {"notify.webhook.secret_file"},
+        "mirror": {"mirror.credentials_file"},
     }
     made = units_of(elsewhere_settings)
     for service, keys in wanted.items():

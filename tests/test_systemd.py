@@ -126,7 +126,8 @@ def test_everything_writable_lies_on_one_mount(service):
 def test_stopping_takes_no_longer_than_systemd_allows(settings):
     webhook = settings.notify.webhook.model_copy(update={"url": "http://127.0.0.1/"})
     notify = settings.notify.model_copy(update={"webhook": webhook})
-    all_roles = plan_roles(settings.model_copy(update={"notify": notify}))
+    mirror = settings.mirror.model_copy(update={"url": "s3://petct"})
+    all_roles = plan_roles(settings.model_copy(update={"notify": notify, "mirror": mirror}))
     limits = {role.arguments[0]: role.stop_seconds for role in all_roles}
     for service in SERVICES:
         words = words_of(UNITS / service)
@@ -179,6 +180,7 @@ def systemd(folder):
         ("work", "pairing-2"),
         ("web",),
         ("notify",),
+        ("mirror",),
     ],
     ids=" ".join,
 )
