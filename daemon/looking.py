@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -95,7 +96,7 @@ def look(settings: Settings) -> Status:
         troubles.append("nothing ran here yet: start it with `petct-ingest run --root DIR`")
     if waiting is None:
         waiting = _waiting(settings)
-    troubles += _watch_troubles(settings) + _receiver_troubles(settings)
+    troubles += _watch_troubles(settings) + _role_troubles(settings)
     troubles += undeliverable(settings)
     oldest = oldest_waiting(settings.layout)
     age = None if oldest is None else max(0.0, clock.wall() - oldest)
@@ -151,14 +152,16 @@ def _watch_troubles(settings: Settings) -> list[str]:
     return found
 
 
-def _receiver_troubles(settings: Settings) -> list[str]:
-    """Say why a receiver that runs does not listen."""
-    try:
-        text = (settings.layout.run / "receiver.trouble").read_text(encoding="utf-8")
-    except OSError:
-        return []
-    process, _, words = text.strip().partition(" ")
-    return [words] if process.isdigit() and os.path.exists(f"/proc/{process}") else []
+def _role_troubles(settings: Settings) -> list[str]:
+    """Say why a receiver that runs does not listen, or a mirror does not send."""
+    found = []
+    for role in ("receiver", "mirror"):
+        with suppress(OSError):
+            text = (settings.layout.run / f"{role}.trouble").read_text(encoding="utf-8")
+            process, _, words = text.strip().partition(" ")
+            if process.isdigit() and os.path.exists(f"/proc/{process}"):
+                found.append(words)
+    return found
 
 
 def _waiting(settings: Settings) -> int:

@@ -27,6 +27,7 @@ from config.settings import Settings, load_settings
 from daemon import mirroring
 from daemon.cli.app import app
 from daemon.errors import AlreadyRunning
+from daemon.looking import look
 from daemon.mirroring import mirror_once, pause_after, run_mirror
 from daemon.supervisor import plan_roles
 from workers.completeness.judging import judge_studies
@@ -479,6 +480,7 @@ def test_a_store_that_is_away_is_told_once_and_the_mirror_goes_on_by_itself(
         try:
             wait_until(trouble.exists, 20, "the trouble")
             assert "cannot be reached" in trouble.read_text()
+            assert any("cannot be reached" in words for words in look(settings).troubles)
             with store_process(port):
                 wait_until(lambda: "no bucket" in trouble.read_text(), 30, "the next trouble")
                 client = a_client(f"http://127.0.0.1:{port}")
