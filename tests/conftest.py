@@ -1,5 +1,6 @@
 """Fixtures for every test: real servers, real data, and a watch over leaked threads."""
 
+import contextlib
 import logging
 import os
 import shutil
@@ -67,8 +68,11 @@ def no_leaked_threads() -> Iterator[None]:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run what is marked `both_databases` on SQLite and on PostgreSQL."""
-    if metafunc.definition.get_closest_marker("both_databases"):
-        metafunc.parametrize("index_database", databases.BOTH, indirect=True)
+    marked = metafunc.definition.get_closest_marker
+    if marked("both_databases") and not marked("sqlite_only"):
+        shared = "module_database" in metafunc.fixturenames
+        name = "module_database" if shared else "index_database"
+        metafunc.parametrize(name, databases.BOTH, indirect=True)
 
 
 @pytest.fixture(scope="session")
@@ -85,7 +89,23 @@ def postgresql() -> Iterator[databases.Server]:
 @pytest.fixture(autouse=True)
 def index_database(request: pytest.FixtureRequest) -> Iterator[str]:
     """Which database the installations of this test have: SQLite, unless it is marked for both."""
-    kind = getattr(request, "param", databases.SQLITE)
+    with _database_of(request) as kind:
+        yield kind
+
+
+@pytest.fixture(scope="module")
+def module_database(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The same for installations that a module's tests share: their fixture asks for this one."""
+    with _database_of(request) as kind:
+        yield kind
+
+
+@contextlib.contextmanager
+def _database_of(request: pytest.FixtureRequest) -> Iterator[str]:
+    kind = getattr(request, "param", None)
+    if kind is None:
+        yield databases.current()
+        return
     server = request.getfixturevalue("postgresql") if kind == databases.POSTGRESQL else None
     with databases.chosen(server):
         yield kind

@@ -12,14 +12,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine, make_url
 
+from config.settings import Settings
 from workers.index.migrating import upgrade
 
 SQLITE, POSTGRESQL = "sqlite", "postgresql"
 BOTH = (SQLITE, POSTGRESQL)
 
+_ROOM_BYTES = 2 << 30
 _TEMPLATE = "template_of_tests"
 _SETTINGS = {
     "fsync": "off",  # a database is dropped with its test
@@ -115,7 +118,7 @@ class Server:
 
     def create(self, database: str, template: str = _TEMPLATE) -> str:
         """Make a database with our schema and nothing in it; return its URL."""
-        self.tell(f"CREATE DATABASE {database} TEMPLATE {template}")
+        self.tell(f"CREATE DATABASE {database} TEMPLATE {template} STRATEGY FILE_COPY")
         return self.url(database)
 
     def drop(self, *databases: str) -> None:
@@ -127,7 +130,8 @@ class Server:
 def serving(programs: Path, **settings: str) -> Iterator[Server]:
     """Run a server."""
     memory = "/dev/shm"  # noqa: S108 - quick, and its name is short enough for a socket's
-    place = memory if os.access(memory, os.W_OK) else None
+    roomy = os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > _ROOM_BYTES
+    place = memory if roomy else None
     with tempfile.TemporaryDirectory(prefix="pg", dir=place) as folder:
         server = Server(Path(folder), programs, **settings)
         server.start()
@@ -143,19 +147,49 @@ class Databases:
     def __init__(self, server: Server | None) -> None:
         self._server = server
         self._made: dict[str, str] = {}
+        self._patch = pytest.MonkeyPatch()
+
+    @property
+    def kind(self) -> str:
+        return SQLITE if self._server is None else POSTGRESQL
 
     def url_of(self, root: Path) -> str | None:
         """Return the URL of the index of a root; None for the SQLite that is the default."""
         if self._server is None:
             return None
-        name = "t" + hashlib.blake2b(os.fsencode(root.absolute()), digest_size=8).hexdigest()
+        name = _name_of(root)
         if name not in self._made:
             self._made[name] = self._server.create(name)
+            # for commands, which are given the root alone
+            self._patch.setenv("PETCT_INGEST_INDEX__URL", self._made[name])
         return self._made[name]
 
+    def renew(self, root: Path) -> None:
+        """Make the database of a root anew."""
+        if self._server is not None:
+            self._server.drop(_name_of(root))
+            self._server.create(_name_of(root))
+
     def drop(self) -> None:
+        self._patch.undo()
         if self._server is not None and self._made:
             self._server.drop(*self._made)
+
+    def keep(self, root: Path, name: str) -> None:
+        """Copy the database of a root that nobody is connected to, to put it back later."""
+        if self._server is not None:
+            kept = f"{_name_of(root)}_{name}"
+            self._server.create(kept, _name_of(root))
+            self._made[kept] = ""
+
+    def put_back(self, root: Path, name: str) -> None:
+        if self._server is not None:
+            self._server.drop(_name_of(root))
+            self._server.create(_name_of(root), f"{_name_of(root)}_{name}")
+
+
+def _name_of(root: Path) -> str:
+    return "t" + hashlib.blake2b(os.fsencode(root.absolute()), digest_size=8).hexdigest()
 
 
 class _Current:
@@ -175,13 +209,29 @@ def chosen(server: Server | None) -> Iterator[Databases]:
         _Current.databases = before
 
 
+def current() -> str:
+    """Return the kind of database that installations have just now."""
+    return _Current.databases.kind
+
+
 def index_of(root: Path) -> dict[str, Any]:
     """Return what the settings of an installation say of its index in this test."""
     url = _Current.databases.url_of(root)
     return {"index": {"url": url}} if url else {}
 
 
-def environment_of(root: Path) -> dict[str, str]:
-    """Return the same for a process that is started with `--root`."""
-    url = _Current.databases.url_of(root)
-    return {"PETCT_INGEST_INDEX__URL": url} if url else {}
+def remove_index(settings: Settings) -> None:
+    """Take the index of an installation away, as a person or a disk does who loses it."""
+    for path in settings.layout.root.glob("index.sqlite*"):
+        path.unlink()
+    _Current.databases.renew(settings.root)
+
+
+def keep(root: Path, name: str) -> None:
+    """Copy the index of a root, where it is not a file of the root itself."""
+    _Current.databases.keep(root, name)
+
+
+def put_back(root: Path, name: str) -> None:
+    """Put a copy back that `keep` made."""
+    _Current.databases.put_back(root, name)

@@ -42,6 +42,8 @@ from workers.pairing.evidence import Override
 from workers.pairing.making import make_pair
 from workers.phantom.study import PhantomSpec, make_study
 
+pytestmark = pytest.mark.both_databases
+
 PATIENT = "PHANTOM-0001"
 
 

@@ -38,6 +38,8 @@ from workers.filing.ahead import Ahead
 from workers.filing.expanding import Expansion, expand_entry, waiting_archives
 from workers.index.tables import arrival, event, series
 
+pytestmark = pytest.mark.both_databases
+
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:

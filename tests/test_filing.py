@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from conftest import missing
+from databases import remove_index
 from filing_world import (
     FOLDER,
     MEMORY,
@@ -43,6 +44,8 @@ from workers.header.facts import InstanceFacts
 from workers.index.engine import open_index
 from workers.index.tables import arrival, event, folder, instance, series, study
 from workers.spool.batches import EntryName
+
+pytestmark = pytest.mark.both_databases
 
 
 @pytest.fixture
@@ -384,8 +387,7 @@ def test_an_archive_whose_path_has_dots_in_it_is_filed_into(tmp_path: Path) -> N
 def lose_index(world: World) -> World:
     """Delete the index; the archive keeps its identity."""
     world.close()
-    for path in world.layout.root.glob("index.sqlite*"):
-        path.unlink()
+    remove_index(world.settings)
     return make_world(world.settings.root)
 
 

@@ -18,6 +18,8 @@ from workers.completeness.judging import PairWish, judge_studies
 from workers.index.tables import event, pair, series, study
 from workers.phantom.study import PhantomSpec, make_study
 
+pytestmark = pytest.mark.both_databases
+
 FAR = 1e6
 """Seconds after which everything is quiet."""
 

@@ -43,6 +43,8 @@ from workers.pairing.load import load_pair
 from workers.pairing.making import make_pair
 from workers.phantom.study import PhantomSpec, make_study
 
+pytestmark = pytest.mark.both_databases
+
 PROJECT = Path(__file__).resolve().parent.parent
 WATCHED = ("pairing/making.py", "pairing/exchanging.py")
 STUDY = make_study(PhantomSpec(size="tiny"))
@@ -145,6 +147,7 @@ def no_left_overs(world: World) -> None:
 # readers ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sqlite_only
 def test_a_reader_sees_one_revision_whole_while_a_pair_is_made_two_hundred_times(
     world: World,
 ) -> None:
@@ -328,6 +331,7 @@ def prove(killing: Killing, *, gone: bool) -> int:
     return len(copies)
 
 
+@pytest.mark.sqlite_only
 def test_a_making_that_is_killed_at_any_line_leaves_the_old_or_the_new_pair_whole(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -335,6 +339,7 @@ def test_a_making_that_is_killed_at_any_line_leaves_the_old_or_the_new_pair_whol
     assert prove(Killing(world), gone=False) >= 5
 
 
+@pytest.mark.sqlite_only
 def test_where_names_cannot_be_exchanged_a_kill_between_two_renames_is_made_good(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,6 +15,8 @@ from workers.index.noting import record_notes
 from workers.index.tables import event
 from workers.spool.notes import NoteWriter
 
+pytestmark = pytest.mark.both_databases
+
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:

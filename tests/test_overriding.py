@@ -26,6 +26,8 @@ from workers.index.tables import event, pair, series, study
 from workers.pairing.evidence import Override
 from workers.phantom.study import PhantomSpec, make_study
 
+pytestmark = pytest.mark.both_databases
+
 SPEC = PhantomSpec(size="tiny")
 
 

@@ -17,6 +17,8 @@ from workers.filing.placing import Place, place_instance
 from workers.header.facts import InstanceFacts
 from workers.index.tables import folder, study
 
+pytestmark = pytest.mark.both_databases
+
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:

@@ -26,6 +26,8 @@ from workers.filing import meeting, taking
 from workers.filing.examining import examine
 from workers.filing.poison import Hand
 
+pytestmark = pytest.mark.both_databases
+
 ENTRY, OTHER = "ab" * 16, "cd" * 16
 
 

@@ -15,6 +15,8 @@ from workers.index.tables import pair, series
 from workers.phantom.study import PhantomSpec, make_study
 from workers.spool.batches import BatchWriter
 
+pytestmark = pytest.mark.both_databases
+
 CT = GrownSeries("CT", "ct", 200, None, two_patients=False)
 PET = GrownSeries("PT", "pet_ac", 200, 300, two_patients=False)
 

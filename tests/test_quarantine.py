@@ -24,6 +24,8 @@ from workers.filing import quarantine
 from workers.filing.releasing import NotInQuarantine, drop_entry, retry_entry
 from workers.index.tables import component, event, study
 
+pytestmark = pytest.mark.both_databases
+
 UNDEFINED = b"\xff\xff\xff\xff"
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from databases import remove_index
 from filing_world import (
     FOLDER,
     SENDER,
@@ -150,6 +151,7 @@ def test_what_was_filed_is_not_opened_either(
         assert (report.files, report.unchanged) == (3, 3)
 
 
+@pytest.mark.both_databases
 def test_several_processes_find_the_same_as_one(tmp_path: Path, delivery: Path) -> None:
     deliver(delivery, 1, 2)
     tables = []
@@ -207,6 +209,7 @@ def test_the_same_instance_again_is_a_duplicate_of_the_adopted(
     assert world.outcomes() == {"duplicate": 1, "conflict": 1}
 
 
+@pytest.mark.both_databases
 def test_a_lost_index_is_made_anew_and_says_the_same(tmp_path: Path) -> None:
     settings = settings_for(tmp_path / "site")
     prepare_index(settings).close()
@@ -222,8 +225,7 @@ def test_a_lost_index_is_made_anew_and_says_the_same(tmp_path: Path) -> None:
     sources = {(row.series, row.source) for row in world.rows(series)}
     made = (world.layout.archive / world.rows(pair)[0].folder / "pet.npy").stat()
     world.close()
-    for path in settings.layout.root.glob("index.sqlite*"):
-        path.unlink()
+    remove_index(settings)
     prepare_index(settings).close()
     adopt(world)
     assert take_over_pairs(world.index, world.settings) == 1
@@ -238,6 +240,7 @@ def test_a_lost_index_is_made_anew_and_says_the_same(tmp_path: Path) -> None:
     world.close()
 
 
+@pytest.mark.both_databases
 def test_a_lost_index_is_made_anew_with_the_prefixes_of_its_sources(tmp_path: Path) -> None:
     source = {"folder": FOLDER.folder, "patient_id_prefix": "north-"}
     settings = settings_for(tmp_path / "site", sources=[source])
@@ -247,8 +250,7 @@ def test_a_lost_index_is_made_anew_with_the_prefixes_of_its_sources(tmp_path: Pa
     world.file()
     before = list(dictionary_rows(world.index, "instance"))
     world.close()
-    for path in settings.layout.root.glob("index.sqlite*"):
-        path.unlink()
+    remove_index(settings)
     prepare_index(settings).close()
     assert codes(adopt(world)) == {}
     assert list(dictionary_rows(world.index, "instance")) == before
@@ -272,8 +274,7 @@ def test_a_pair_of_other_files_is_not_taken_over(world: World, delivery: Path) -
     (place,) = delivery.glob("*/*/Auto-Paired")
     slice_path = next(iter(sorted(delivery.glob("*/*/studies/*/*/*/*/IM00005"))))
     world.close()
-    for path in world.layout.root.glob("index.sqlite*"):
-        path.unlink()
+    remove_index(world.settings)
     meta = json.loads((place / "pair.json").read_text())
     uid = next(iter(meta["pet"]["inputs"]))
     meta["pet"]["inputs"][uid] = "0" * 64

@@ -22,6 +22,8 @@ from workers.completeness.judging import judge_studies
 from workers.index.tables import pair, series
 from workers.phantom.study import PhantomSpec, make_study
 
+pytestmark = pytest.mark.both_databases
+
 NOWHERE = {"url": "unix:///nonexistent.sock"}
 
 
@@ -297,6 +299,7 @@ def test_empty_batches_are_removed_and_full_ones_kept(world: World) -> None:
 # the role -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.sqlite_only
 def test_the_sweeper_makes_the_index_sweeps_and_stops(tmp_path: Path, settings: Settings) -> None:
     changed = settings.model_copy(
         update={"redis": settings.redis.model_copy(update={"url": NOWHERE["url"]})}
