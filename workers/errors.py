@@ -21,6 +21,8 @@ WorkersError
 ├── HostUnknown          no host of that name shares the index
 └── IndexUnusable        missing, locked, on a network file system
     ├── IndexAway        it cannot be opened: what it lies on may be at fault
+    ├── CopyRefused      a copy would go into what holds rows, or out of what is at work
+    ├── CopyDiffers      a copy does not give back what was written
     ├── SpoolNameTaken   spool.name is another host's
     └── IndexOutdated    its schema is of another version
 """
@@ -115,6 +117,14 @@ class IndexAway(IndexUnusable):
 
 class SpoolNameTaken(IndexUnusable):
     """This host cannot have the name that its settings give its spool."""
+
+
+class CopyRefused(IndexUnusable):
+    """A copy would go into an index that holds rows, or out of one that is at work."""
+
+
+class CopyDiffers(IndexUnusable):
+    """A copy does not give back what was written; it was not kept."""
 
 
 class IndexOutdated(IndexUnusable):

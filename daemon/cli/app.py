@@ -35,6 +35,7 @@ _NOTIFYING = "daemon.cli.notifying"
 _MIRRORING = "daemon.cli.mirroring"
 _INSTALLING = "daemon.cli.installing"
 _HOSTS = "daemon.cli.hosts"
+_INDEXING = "daemon.cli.indexing"
 _TOPPING = "daemon.cli.topping"
 _DOCTORING = "daemon.cli.doctoring"
 _CONFIGURING = "daemon.cli.configuring"
@@ -66,6 +67,7 @@ COMMANDS = (
     LazyCommand(
         "check", _CHECKING, "check_installation", "Compare disk and index, and mend.", _LOOK
     ),
+    LazyCommand("index", _INDEXING, "index", "Move the index to another database.", _LOOK),
     LazyCommand("doctor", _DOCTORING, "doctor", "Look at what it stands on, and advise.", _LOOK),
     LazyCommand("config", _CONFIGURING, "config", "Explain the settings.", _LOOK),
     LazyCommand("export", _EXPORTING, "export", "Write tables, samples, lists for others.", _LOOK),

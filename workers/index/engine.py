@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection, Engine, make_url
+from sqlalchemy.engine import URL, Connection, Engine, make_url
 
 from config.settings import Settings
 from workers.errors import IndexAway, IndexOutdated, IndexUnusable
@@ -123,6 +123,18 @@ def open_index(settings: Settings) -> MetadataIndex:
     return MetadataIndex(engine, settings.spool.name)
 
 
+def engine_of(url: URL, password_file: Path | None = None, *, patient: bool = False) -> Engine:
+    """Return an engine for a URL; `patient` is for what makes tables anew or takes long.
+
+    Raises IndexUnusable for a database of another kind, and where it cannot be used.
+    """
+    if url.get_backend_name() == "sqlite":
+        return sqlite_engine(url, foreign_keys=not patient)
+    if url.get_backend_name() == "postgresql":
+        return postgresql_engine(url, password_file, patient=patient)
+    raise IndexUnusable(f"index.url must be sqlite or postgresql, not {url.get_backend_name()}")
+
+
 def _revision(engine: Engine) -> str | None:
     """Read the schema's revision. Raises IndexAway where the database cannot be opened."""
     try:
@@ -178,14 +190,9 @@ def _migrate(settings: Settings) -> None:
 
 
 def _engine(settings: Settings, *, migrating: bool = False) -> Engine:
-    url = make_url(settings.index_url)
-    if url.get_backend_name() == "sqlite":
-        return sqlite_engine(url, foreign_keys=not migrating)
-    if url.get_backend_name() == "postgresql":
-        given = settings.index.password_file
-        password_file = None if given is None else settings.layout.root / given
-        return postgresql_engine(url, password_file, patient=migrating)
-    raise IndexUnusable(f"index.url must be sqlite or postgresql, not {url.get_backend_name()}")
+    given = settings.index.password_file
+    password_file = None if given is None else settings.layout.root / given
+    return engine_of(make_url(settings.index_url), password_file, patient=migrating)
 
 
 def _know_stores(engine: Engine, settings: Settings) -> None:
