@@ -1,6 +1,8 @@
 """What people read fits a terminal of 80 and of 160 columns, and is whole in a pipe."""
 
 import io
+import json
+import re
 
 import pytest
 from rich.console import Console
@@ -40,6 +42,15 @@ def test_a_table_fits_its_terminal_and_cuts_nothing_off(root, command, width):
     assert "…" not in done.stdout
     wanted = {"quarantine": "not-dicom", "events": "pair-ready"}.get(command, PATIENTS[0])
     assert wanted in done.stdout
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_a_study_is_named_by_its_whole_uid_to_be_copied(root, width):
+    found = CliRunner().invoke(app, ["studies", "--json", "--root", root])
+    uids = {one["study"] for one in json.loads(found.stdout)}
+    done = CliRunner().invoke(app, ["studies", "--root", root], env={"COLUMNS": str(width)})
+    assert len(uids) == 3
+    assert uids <= set(re.split(r"[│\s]+", done.stdout))
 
 
 def told(*, terminal: bool, width: int, words: str = WORDS) -> list[str]:

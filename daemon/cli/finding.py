@@ -18,6 +18,7 @@ from rich.table import Column, Table
 from config.settings import Settings
 from daemon.cli.escaping import shown
 from daemon.cli.events import read_time
+from daemon.cli.naming import LONGEST_UID, day, words_of
 from daemon.cli.options import Config, Root, settings_of
 from daemon.cli.sentences import tell
 from workers.completeness.role_names import Role
@@ -42,6 +43,9 @@ class _Level(StrEnum):
     SERIES = "series"
     INSTANCE = "instance"
 
+
+_WIDE = 120
+"""Columns from which on series stand beside their study."""
 
 _OF_ONE_INSTANCE = frozenset({"instance_uid", "file_path"})
 _SHOWN_ANYWAY = frozenset(
@@ -150,25 +154,28 @@ def _conditions(asked: Iterable[str]) -> dict[str, str]:
 
 
 def _print_studies(found: list[dict[str, Any]]) -> None:
-    # three columns: a StudyInstanceUID and the states of seven series must fit in 80 characters
+    console = _console()
+    # in a narrow terminal the series stand below: a UID of 64 characters must not be folded
+    wide = console.width >= _WIDE
     table = Table(
-        Column("Study", overflow="fold"),
-        Column("Series", no_wrap=True),
-        Column("Pair", max_width=18),
+        Column("Study" if wide else "Study, series", min_width=LONGEST_UID, overflow="fold"),
+        *([Column("Series", no_wrap=True)] if wide else []),
+        Column("Pair", min_width=7),
+        show_lines=not wide,
     )
     for one in found:
-        roles = "\n".join(
-            f"{_plain(member['role'] or member['modality'])}: {member['instances']} "
-            f"{member['state']}"
-            for member in one["series"]
-        )
         pair = one["pair"]
         words = pair["state"] if pair else "-"
         if pair and pair["revision"]:
-            words += f", revision {pair['revision']}"
-        who = f"{_plain(one['patient_ID'])} {_plain(one['study_date'] or '')}".strip()
-        table.add_row(f"{_plain(one['study'])}\n{who}", roles, words)
-    _console().print(table)
+            words += f"\nrev. {pair['revision']}"
+        who = (one["patient_ID"], day(one["study_date"]), one["study_description"])
+        name = f"{_plain(one['study'])}\n{', '.join(_plain(part) for part in who if part)}"
+        series = [_plain(words_of(member)) for member in one["series"]]
+        if wide:
+            table.add_row(name, "\n".join(series), words)
+        else:
+            table.add_row(f"{name}\n{', '.join(series)}", words)
+    console.print(table)
 
 
 def _print_rows(found: list[dict[str, Any]], level: _Level, more: list[str]) -> None:

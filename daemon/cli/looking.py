@@ -14,11 +14,14 @@ from rich.table import Column, Table
 
 from config.settings import Settings
 from daemon.cli.escaping import shown
+from daemon.cli.naming import day
 from daemon.cli.options import Config, Root, acting_user, settings_of
 from daemon.cli.progress import progress
 from daemon.cli.sentences import tell
+from daemon.web.reading import Installation
 from workers.completeness.judging import PairWish
 from workers.completeness.overriding import forget_override, override_pair, wait_longer
+from workers.filing.quarantine import original_path
 from workers.filing.releasing import count_set_aside, drop_entry, retry_all, retry_entry
 from workers.index.engine import MetadataIndex, open_index
 from workers.index.queries import list_set_aside, list_studies
@@ -50,12 +53,13 @@ def list_held(
         return
     console = _console()
     for one in found:
-        console.print(f"[bold]{one['study']}[/bold]  patient {_escape(one['patient_ID'])}")
+        who = (one["patient_ID"], day(one["study_date"]), one["study_description"])
+        console.print(f"[bold]{one['study']}[/bold]")
+        tell(console, "  ", ", ".join(shown(part) for part in who if part))
         for reason in one["pair"]["reasons"]:
-            tell(console, "  ", shown(reason))
-        console.print(
-            f"  then: petct-ingest held force|choose|forget|wait {one['study']}", style="dim"
-        )
+            tell(console, "  - ", shown(reason))
+    if found:
+        console.print("then: petct-ingest held force|choose|forget|wait STUDY", style="dim")
     if not found:
         console.print("Nothing is held.")
 
@@ -133,12 +137,16 @@ def list_quarantine(
         console.print(f"Nothing is in quarantine ({settings.layout.quarantine}).")
         return
     table = Table(
-        Column("Entry, from, when", no_wrap=True), Column("What", no_wrap=True), Column("Reason")
-    )
+        Column("Entry, when", no_wrap=True), Column("What", no_wrap=True),
+        Column("File, why, from", overflow="fold"),
+    )  # fmt: skip
+    called = Installation(settings).called
     for one in found:
         place = f" on {one['host']}" if "host" in one else ""
-        table.add_row(f"{one['entry']}{place}\n{_escape(one['source'])}\n{one['at']}",
-                      one["code"] or one["outcome"], _escape(one["reason"] or ""))  # fmt: skip
+        path = original_path(settings.layout.quarantine, one["entry"])
+        lines = (path, one["reason"] or "", f"from {called(one['source'])}")
+        table.add_row(f"{one['entry']}{place}\n{one['at']}", one["code"] or one["outcome"],
+                      "\n".join(_escape(line) for line in lines if line))  # fmt: skip
     console.print(table)
     console.print(f"{len(found)} in {settings.layout.quarantine}", style="dim")
 

@@ -28,7 +28,9 @@ def progress(*, quiet: bool = False) -> Iterator[Callable[[str, int, int], None]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
                _Rate(), TimeRemainingColumn())  # fmt: skip
     console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=quiet or not console.is_terminal) as bars:
+    with Progress(
+        *columns, console=console, transient=True, disable=quiet or not console.is_terminal
+    ) as bars:
         tasks: dict[str, Any] = {}
 
         def step(what: str, done: int, total: int) -> None:

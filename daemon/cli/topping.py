@@ -16,6 +16,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from daemon.cli.escaping import shown
+from daemon.cli.naming import words_of
 from daemon.cli.options import Config, Root, settings_of
 from daemon.looking import RATE_SECONDS
 from daemon.web.reading import Installation
@@ -175,20 +176,15 @@ def _arriving(view: View) -> RenderableType:
     )
     for one in view.snapshot.arriving:
         members = one["series"]
-        lines = [
-            f"{member['role'] or member['modality']}: {member['instances']}"
-            + (f" of {member['expected']}" if member["expected"] else "")
-            + f" {member['state']}"
-            for member in members[:_MOST_SERIES]
-        ]
+        series = [words_of(member) for member in members[:_MOST_SERIES]]
         if len(members) > _MOST_SERIES:
-            lines.append(f"and {len(members) - _MOST_SERIES} more")
+            series.append(f"and {len(members) - _MOST_SERIES} more")
         name = "\n".join(
             shown(part) for part in (one["patient_ID"], one["study_description"]) if part
         )
         pair = one["pair"]["state"] if one["pair"] else "none"
         table.add_row(
-            Text(name), Text("\n".join(map(shown, lines))), pair, _ago(one["last_at"], view.at)
+            Text(name), Text(", ".join(map(shown, series))), pair, _ago(one["last_at"], view.at)
         )
     return table
 
