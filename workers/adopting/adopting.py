@@ -26,7 +26,8 @@ from workers.filing.rows import (
     known_instances,
 )
 from workers.header.facts import InstanceFacts
-from workers.index.engine import MetadataIndex, insert_new_rows
+from workers.index.engine import MetadataIndex
+from workers.index.inserting import insert_new_rows
 from workers.index.tables import folder, instance, series
 
 _UIDS_A_QUERY = 500

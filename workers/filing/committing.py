@@ -5,8 +5,10 @@ Step 5 of the filing protocol (protocol.py).
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,8 @@ from workers.filing.rows import (
     study_ids,
 )
 from workers.filing.work import Work
-from workers.index.engine import MetadataIndex, insert_new_rows
+from workers.index.engine import MetadataIndex
+from workers.index.inserting import insert_new_rows
 from workers.index.queries import SET_ASIDE
 from workers.index.tables import instance, series, study
 
@@ -75,7 +78,8 @@ def _withdraw(place: Path, works: Sequence[Work]) -> None:
     """Take back from quarantine what a killed run set aside and this one judges otherwise."""
     for work in works:
         outcome = work.row.outcome if work.row is not None else "filed"
-        if outcome not in SET_ASIDE and quarantine.reason_of(place, work.identifier).exists():
+        reason = quarantine.reason_of(place, work.identifier)
+        if outcome not in SET_ASIDE and os.path.lexists(reason):
             quarantine.remove(place, work.identifier)
 
 
@@ -109,31 +113,42 @@ def _tell_what_was_filed(
 ) -> None:
     """Count new instances in their series, which are open again; write an event for each."""
     for study_id in sorted({study_id for study_id, _, _ in filed}):  # one order for all workers
-        connection.execute(study.update().where(study.c.id == study_id).values(last_at=at))
+        connection.execute(_study_grows(), {"grown": study_id, "last_at": at})
     for (study_id, series_id, source), count in sorted(filed.items()):
-        connection.execute(
-            series.update()
-            .where(series.c.id == series_id)
-            .values(
-                instances=series.c.instances + count,
-                last_boot=clock.boot_id(),
-                last_monotonic=clock.monotonic(),
-                quiet=False,
-                state=str(SeriesState.RECEIVING),  # until it is judged again, by whomever
-                last_at=at,
-            )
-        )
+        values = {
+            "grown": series_id,
+            "more": count,
+            "last_boot": clock.boot_id(),
+            "last_monotonic": clock.monotonic(),
+            "quiet": False,
+            "state": str(SeriesState.RECEIVING),  # until it is judged again, by whomever
+            "last_at": at,
+        }
+        connection.execute(_series_grows(), values)
         insert_event(
             connection, "filed", at, study_id=study_id, series_id=series_id,
             source=source, instances=count,
         )  # fmt: skip
 
 
+@cache
+def _study_grows() -> sa.Update:
+    return study.update().where(study.c.id == sa.bindparam("grown"))
+
+
+@cache
+def _series_grows() -> sa.Update:
+    more = series.c.instances + sa.bindparam("more")
+    return series.update().where(series.c.id == sa.bindparam("grown")).values(instances=more)
+
+
 def _tell_what_was_not_filed(connection: sa.Connection, works: Sequence[Work], at: str) -> None:
     """Write an event for each entry that was set aside, and one for the duplicates of a study."""
-    known = study_ids(connection, {work.study_uid for work in works if work.found is not None})
+    told = [work for work in works if work.row is not None and work.row.outcome != "filed"]
+    wanted = {work.study_uid for work in told if work.found is not None}
+    known = study_ids(connection, wanted) if wanted else {}
     duplicates: Counter[tuple[int | None, str]] = Counter()
-    for work in works:
+    for work in told:
         if work.row is None:
             continue
         study_id = known.get(work.study_uid) if work.found is not None else None

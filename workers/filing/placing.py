@@ -8,6 +8,8 @@ different folders.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -70,13 +72,12 @@ def find_place(connection: Connection, facts: InstanceFacts, *, prefix: str) -> 
     patient = names.patient_name(facts.patient_id, facts.study_instance_uid, prefix)
     accession = names.accession_name(facts.accession_number, facts.study_instance_uid)
     known = connection.execute(
-        sa.select(series.c.id, series.c.study_id)
-        .join(study, study.c.id == series.c.study_id)
-        .where(
-            study.c.study == facts.study_instance_uid,
-            series.c.series == facts.series_instance_uid,
-            sa.or_(study.c["patient_ID"] == _shown(patient), study.c.two_patients),
-        )
+        _series_of_patient(),
+        {
+            "study_uid": facts.study_instance_uid,
+            "series_uid": facts.series_instance_uid,
+            "shown": _shown(patient),
+        },
     ).first()
     if known is None:
         return None
@@ -88,10 +89,23 @@ def find_place(connection: Connection, facts: InstanceFacts, *, prefix: str) -> 
     if below is None:
         return None
     home = f"{above}/{below}"
-    found = connection.execute(_folder_of(known.id, home)).first()
+    found = connection.execute(_folder_of(), {"series": known.id, "home": home}).first()
     if found is None:
         return None
     return Place(known.study_id, known.id, int(found.id), home, str(found.digits))
+
+
+@cache
+def _series_of_patient() -> sa.Select[Any]:
+    return (
+        sa.select(series.c.id, series.c.study_id)
+        .join(study, study.c.id == series.c.study_id)
+        .where(
+            study.c.study == sa.bindparam("study_uid"),
+            series.c.series == sa.bindparam("series_uid"),
+            sa.or_(study.c["patient_ID"] == sa.bindparam("shown"), study.c.two_patients),
+        )
+    )
 
 
 def place_adopted(
@@ -147,23 +161,29 @@ def _adopted_place(
 
     None where it is not the folder of this very patient and accession number.
     """
-    found = connection.execute(
+    asked = {"series": series_id, "accession": facts.accession_number, "shown": shown}
+    found = connection.execute(_adopted_folder(), asked).first()
+    if found is None:
+        return None
+    return Place(found.study_id, series_id, int(found.id), str(found.home), str(found.digits))
+
+
+@cache
+def _adopted_folder() -> sa.Select[Any]:
+    return (
         sa.select(series.c.study_id, folder.c.id, folder.c.home, folder.c.digits)
         .join(series, series.c.id == folder.c.series_id)
         .join(study, study.c.id == series.c.study_id)
         .where(
-            folder.c.series_id == series_id,
+            folder.c.series_id == sa.bindparam("series"),
             folder.c.adopted,
-            folder.c.accession_number == facts.accession_number,
-            study.c["patient_ID"] == shown,
+            folder.c.accession_number == sa.bindparam("accession"),
+            study.c["patient_ID"] == sa.bindparam("shown"),
             ~study.c.two_patients,
         )
         .order_by(folder.c.id)
         .limit(1)
-    ).first()
-    if found is None:
-        return None
-    return Place(found.study_id, series_id, int(found.id), str(found.home), str(found.digits))
+    )
 
 
 def _shown(patient: names.Named) -> str:
@@ -245,19 +265,23 @@ def _component(connection: Connection, parent: str, named: names.Named) -> str:
 
 
 def _known_component(connection: Connection, parent: str, named: names.Named) -> str | None:
-    found: str | None = connection.execute(
-        sa.select(component.c.name).where(
-            component.c.parent == parent, component.c.value == named.value
-        )
-    ).scalar()
+    asked = {"parent": parent, "value": named.value}
+    found: str | None = connection.execute(_component_of(), asked).scalar()
     return found
+
+
+@cache
+def _component_of() -> sa.Select[Any]:
+    return sa.select(component.c.name).where(
+        component.c.parent == sa.bindparam("parent"), component.c.value == sa.bindparam("value")
+    )
 
 
 def _folder(
     connection: Connection, facts: InstanceFacts, study_id: int, series_id: int, home: str
 ) -> tuple[int, str]:
-    mine = _folder_of(series_id, home)
-    found = connection.execute(mine).first()
+    mine = {"series": series_id, "home": home}
+    found = connection.execute(_folder_of(), mine).first()
     if found is not None:
         return int(found.id), str(found.digits)
     first_two = _study_digits(connection, facts.study_instance_uid, study_id, home)
@@ -275,16 +299,17 @@ def _folder(
             digits=digits,
             accession_number=facts.accession_number,
         )
-        found = connection.execute(mine).first()
+        found = connection.execute(_folder_of(), mine).first()
         if found is not None:
             return int(found.id), str(found.digits)
     raise DataError("no free folder for this series: every one is taken by another series")
 
 
-def _folder_of(series_id: int, home: str) -> sa.Select[tuple[int, str]]:
+@cache
+def _folder_of() -> sa.Select[Any]:
     return (
         sa.select(folder.c.id, folder.c.digits)
-        .where(folder.c.series_id == series_id, folder.c.home == home)
+        .where(folder.c.series_id == sa.bindparam("series"), folder.c.home == sa.bindparam("home"))
         .order_by(folder.c.id)
         .limit(1)
     )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import cache
+from operator import attrgetter
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -14,7 +16,7 @@ from sqlalchemy.engine import Connection
 from workers.filing.examining import Digests, Instance
 from workers.filing.placing import Place
 from workers.header.facts import InstanceFacts
-from workers.index.engine import insert_new_rows
+from workers.index.inserting import insert_new_rows
 from workers.index.tables import arrival, event, folder, instance, series, study
 
 DEFAULT_SUBSERIES = "1"
@@ -63,22 +65,23 @@ class ArrivalRow:
     reason: str | None = None
 
 
+_values_of = attrgetter(*ArrivalRow.__dataclass_fields__)
+
+
 def known_arrivals(connection: Connection, entries: Sequence[str]) -> set[str]:
     """Return which of these entries are done already."""
-    found = connection.execute(sa.select(arrival.c.entry).where(arrival.c.entry.in_(entries)))
-    return set(found.scalars())
+    return set(connection.execute(_arrivals_of(), {"entries": list(entries)}).scalars())
+
+
+@cache
+def _arrivals_of() -> sa.Select[Any]:
+    wanted: sa.BindParameter[Any] = sa.bindparam("entries", expanding=True)
+    return sa.select(arrival.c.entry).where(arrival.c.entry.in_(wanted))
 
 
 def known_instances(connection: Connection, wanted: Iterable[str]) -> dict[str, KnownInstance]:
     """Look up instances by SOPInstanceUID."""
-    found = connection.execute(
-        sa.select(instance, series.c.series, series.c.study_id, study.c.study, folder.c.home,
-                  folder.c.digits)
-        .join(series, series.c.id == instance.c.series_id)
-        .join(study, study.c.id == series.c.study_id)
-        .join(folder, folder.c.id == instance.c.folder_id)
-        .where(instance.c.instance_uid.in_(list(wanted)))
-    )  # fmt: skip
+    found: Any = connection.execute(_instances_of(), {"wanted": list(wanted)})
     return {
         row.instance_uid: KnownInstance(
             id=row.id,
@@ -93,6 +96,19 @@ def known_instances(connection: Connection, wanted: Iterable[str]) -> dict[str, 
         )
         for row in found
     }
+
+
+@cache
+def _instances_of() -> sa.Select[Any]:
+    wanted: sa.BindParameter[Any] = sa.bindparam("wanted", expanding=True)
+    return (
+        sa.select(instance, series.c.series, series.c.study_id, study.c.study, folder.c.home,
+                  folder.c.digits)
+        .join(series, series.c.id == instance.c.series_id)
+        .join(study, study.c.id == series.c.study_id)
+        .join(folder, folder.c.id == instance.c.folder_id)
+        .where(instance.c.instance_uid.in_(wanted))
+    )  # fmt: skip
 
 
 def study_ids(connection: Connection, wanted: Iterable[str]) -> dict[str, int]:
@@ -116,10 +132,12 @@ def folders_of(connection: Connection, study_uid: str, series_uid: str) -> list[
 
 def folders_in_use(connection: Connection, folder_ids: Sequence[int]) -> set[int]:
     """Return which of these folders hold a committed instance."""
-    found = connection.execute(
-        sa.select(instance.c.folder_id).where(instance.c.folder_id.in_(folder_ids)).distinct()
-    )
-    return set(found.scalars())
+    return {one for one in folder_ids if connection.execute(_one_inside(), {"folder": one}).first()}
+
+
+@cache
+def _one_inside() -> sa.Select[Any]:
+    return sa.select(instance.c.id).where(instance.c.folder_id == sa.bindparam("folder")).limit(1)
 
 
 def instance_values(
@@ -170,7 +188,8 @@ def header_columns(facts: InstanceFacts) -> dict[str, Any]:
 
 def insert_arrivals(connection: Connection, rows: Sequence[ArrivalRow], host: str) -> None:
     """Insert what became of entries, each once; `host` has them, "" where hosts have no names."""
-    values = [{**asdict(row), "host": host or None} for row in rows]
+    names = (*ArrivalRow.__dataclass_fields__, "host")
+    values = [dict(zip(names, (*_values_of(row), host or None), strict=True)) for row in rows]
     insert_new_rows(connection, arrival, values, arrival.c.entry)
 
 
@@ -186,14 +205,13 @@ def insert_event(
     **details: Any,
 ) -> None:
     """Append one line to the audit."""
-    connection.execute(
-        event.insert().values(
-            at=at,
-            kind=kind,
-            study_id=study_id,
-            series_id=series_id,
-            source=source,
-            entry=entry,
-            details=json.dumps(details, default=str),
-        )
-    )
+    values = {
+        "at": at,
+        "kind": kind,
+        "study_id": study_id,
+        "series_id": series_id,
+        "source": source,
+        "entry": entry,
+        "details": json.dumps(details, default=str),
+    }
+    connection.execute(event.insert(), values)
