@@ -253,6 +253,7 @@ class Left(StrEnum):
     TLS = "tests/test_tls.py runs this block as a whole, with the certificates that it makes"
     TERMINAL = "it asks on a terminal; tests/test_web_access.py"
     WEBHOOK = "it needs the server that is told; tests/test_notifying.py"
+    STORE = "it needs an object store; tests/test_mirror.py"
 
 
 LEFT = (
@@ -261,6 +262,7 @@ LEFT = (
     (r"openssl|server\.(ext|key)|\+tls|--anonymous-tls", Left.TLS),
     (r" web password", Left.TERMINAL),
     (r" notify .*--test", Left.WEBHOOK),
+    (r"petct-ingest mirror |^aws |/srv/petct", Left.STORE),
 )
 LATER = "petct-ingest reindex "
 """Run when the daemon has ended."""

@@ -314,6 +314,29 @@ def test_bytes_that_went_bad_in_the_tree_never_reach_the_store(
     assert not left & set(bucket.listed())
 
 
+def test_a_lost_archive_comes_back_from_the_store_with_what_no_header_tells(
+    world: World, bucket: Bucket, tmp_path: Path
+) -> None:
+    override_pair(world.index, world.settings, STUDY.study_uid, Override(weight_kg=61.0))
+    once(world)
+    archive = tmp_path / "new" / "archive"
+    for key in bucket.listed():
+        if "/Auto-Paired" not in key and not key.startswith(".petct"):
+            (archive / key).parent.mkdir(parents=True, exist_ok=True)
+            (archive / key).write_bytes(bucket.get(key))
+    (archive / ".petct").mkdir(mode=0o755)
+    pieces = [bucket.get(key) for key in bucket.listed(".petct/facts/")]
+    (archive / ".petct" / NAME).write_bytes(b"".join(pieces))
+    command = ["reindex", "--root", str(archive.parent), "--processes", "1", "--no-pair"]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    again = World(settings_for(archive.parent))
+    assert again.tree() == world.tree()
+    assert len(again.rows(instance)) == len(world.rows(instance))
+    assert json.loads(again.rows(pair)[0].override)["weight_kg"] == 61.0
+    again.close()
+
+
 # pairs --------------------------------------------------------------------------------------------
 
 
