@@ -53,3 +53,16 @@ def test_events_of_the_first_schema_keep_the_entry_that_they_speak_of(tmp_path: 
         found = connection.exec_driver_sql("select kind, entry from event order by id").all()
     assert [tuple(row) for row in found] == [("dropped", "e1"), ("wait", None)]
     engine.dispose()
+
+
+def test_series_that_are_not_quiet_are_found_without_reading_the_others(tmp_path: Path) -> None:
+    """The sweeper asks every other second."""
+    index = prepare_index(load_settings(root=tmp_path / "root", environ={}))
+    try:
+        with index.engine.connect() as connection:
+            for asked in ("last_boot = 'a'", "last_boot != 'a'"):
+                words = f"EXPLAIN QUERY PLAN SELECT id FROM series WHERE quiet IS 0 AND {asked}"
+                plan = connection.exec_driver_sql(words).all()
+                assert all("ix_series_open" in row[3] for row in plan), plan
+    finally:
+        index.close()

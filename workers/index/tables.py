@@ -237,4 +237,8 @@ event = Table(
     Column("details", Text, nullable=False, default="{}"),
 )
 
+Index(
+    "ix_series_open", series.c.last_boot,
+    sqlite_where=series.c.quiet.is_(False), postgresql_where=series.c.quiet.is_(False),
+)  # fmt: skip
 Index("ix_pair_unfinished", pair.c.state, pair.c.generation, pair.c.done_generation)

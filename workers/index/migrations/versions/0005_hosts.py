@@ -1,4 +1,7 @@
-"""The hosts that share an index, each with its spool, and which of them holds what came in."""
+"""The hosts that share an index, each with its spool, and which of them holds what came in.
+
+The sweeper finds the few series that are not quiet yet without looking at all others.
+"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -24,8 +27,14 @@ def upgrade() -> None:
         sa.UniqueConstraint("spool_id", name=op.f("uq_host_spool_id")),
     )
     op.add_column("arrival", sa.Column("host", sa.Text(), nullable=True))
+    quiet: sa.ColumnClause[bool] = sa.column("quiet", sa.Boolean())
+    few = quiet.is_(False)
+    op.create_index(
+        "ix_series_open", "series", ["last_boot"], sqlite_where=few, postgresql_where=few
+    )
 
 
 def downgrade() -> None:
+    op.drop_index("ix_series_open", "series")
     op.drop_column("arrival", "host")
     op.drop_table("host")
