@@ -94,13 +94,14 @@ def hand_of(folder: Path) -> Hand:
 
 def test_only_what_a_dead_worker_held_is_counted(tmp_path: Path) -> None:
     def held_and_dies() -> None:
-        with hand_of(tmp_path) as hand, hand.holding(ENTRY):
+        with hand_of(tmp_path) as hand, hand.holding() as hold:
+            hold(ENTRY)
             die()
 
     def idle_and_dies() -> None:
         with hand_of(tmp_path) as hand:
-            with hand.holding(OTHER):
-                pass
+            with hand.holding() as hold:
+                hold(OTHER)
             die()
 
     assert in_child(held_and_dies) == -signal.SIGKILL
@@ -118,7 +119,8 @@ def test_a_living_worker_is_not_counted(tmp_path: Path) -> None:
     held = tmp_path / "held"
 
     def holds() -> None:
-        with hand_of(tmp_path) as hand, hand.holding(ENTRY):
+        with hand_of(tmp_path) as hand, hand.holding() as hold:
+            hold(ENTRY)
             held.touch()
             time.sleep(30)
 
@@ -137,8 +139,13 @@ def test_a_living_worker_is_not_counted(tmp_path: Path) -> None:
 
 
 def test_an_exception_is_no_death(tmp_path: Path) -> None:
-    with pytest.raises(KeyError), hand_of(tmp_path) as hand, hand.holding(ENTRY):
-        raise KeyError
+    def fails() -> None:
+        with hand_of(tmp_path) as hand, hand.holding() as hold:
+            hold(ENTRY)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fails()
     with hand_of(tmp_path) as hand:
         hand.count_the_dead()
         assert hand.deaths(ENTRY) == 0
@@ -146,7 +153,8 @@ def test_an_exception_is_no_death(tmp_path: Path) -> None:
 
 def test_two_that_count_at_once_count_once(tmp_path: Path) -> None:
     def held_and_dies() -> None:
-        with hand_of(tmp_path) as hand, hand.holding(ENTRY):
+        with hand_of(tmp_path) as hand, hand.holding() as hold:
+            hold(ENTRY)
             die()
 
     for _ in range(10):

@@ -122,17 +122,17 @@ class Entrance:
         homes: Homes = {}
         seen: set[str] = set()
         with OpenFolders(self._layout.archive, self._layout.folder_mode) as folders:
-            for work in works:
-                if work.found is None or work.row is not None:
-                    continue
-                if work.uid in known:
-                    with hand.holding(work.identifier):
+            with hand.holding() as hold:
+                for work in works:
+                    if work.found is None or work.row is not None:
+                        continue
+                    hold(work.identifier)
+                    if work.uid in known:
                         self._meeting.meet_known(work, known[work.uid], homes)
-                elif work.uid in seen or work.place is None:
-                    again.append(work)  # twice in one batch: the second after the first's commit
-                else:
-                    seen.add(work.uid)
-                    with hand.holding(work.identifier):
+                    elif work.uid in seen or work.place is None:
+                        again.append(work)  # twice in a batch: the second after the first's commit
+                    else:
+                        seen.add(work.uid)
                         self._link_new(work, work.place, folders)
             self._make_durable(works, folders)
         return again
@@ -160,7 +160,7 @@ class Entrance:
 
     def _link_new(self, work: Work, place: Place, folders: OpenFolders) -> None:
         """Link an entry that no row knows to its final name."""
-        target = self._layout.archive / place.folder / f"{work.uid}.dcm"
+        target = self._layout.archive / f"{place.folder}/{work.uid}.dcm"
         if not os.path.normpath(target).startswith(f"{os.path.normpath(self._layout.archive)}/"):
             self._refuse(work, BadIdentity.code, "its folder would lie outside the archive")
             return

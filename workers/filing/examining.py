@@ -16,7 +16,8 @@ from workers.spool.batches import BatchSource
 _PAIRED = "Auto-Paired"
 _OF_PAIRS = (".npy", ".json", ".png", ".nii", ".nii.gz")
 _LITTER = frozenset({"dicomdir", ".ds_store", "thumbs.db", "desktop.ini"})
-_CHUNK_BYTES = 1 << 20
+_CHUNK_BYTES = 1 << 16
+"""It stays in the processor's own memory between the two digests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,7 @@ def examine(file: BinaryIO, path: str, source: BatchSource) -> Instance | Skip:
             return Skip("a media directory that cannot be read, not an instance")
         raise
     _check_command_set(header, source)
-    digests = _digests(file, header.dataset_offset, header.size)
+    digests = _digests(file, header.dataset_offset)
     return Instance(header.facts, digests, header.size, mtime_ns)
 
 
@@ -104,11 +105,11 @@ def _check_command_set(header: Header, source: BatchSource) -> None:
             )
 
 
-def _digests(file: BinaryIO, offset: int, size: int) -> Digests:
+def _digests(file: BinaryIO, offset: int) -> Digests:
     file.seek(0)
     head = file.read(offset)
     whole, dataset = hashlib.sha256(head), hashlib.sha256()
-    buffer = bytearray(min(_CHUNK_BYTES, size))
+    buffer = bytearray(_CHUNK_BYTES)
     view = memoryview(buffer)
     while count := file.readinto(buffer):  # type: ignore[attr-defined]
         whole.update(view[:count])

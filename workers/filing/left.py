@@ -57,6 +57,14 @@ def note_left(layout: Layout, name: EntryName, reason: str) -> None:
         os.replace(temporary, folder / name.identifier)  # a hint: it need not outlive a power cut
 
 
+def noted(layout: Layout) -> frozenset[str]:
+    """Return the identifiers of the entries that were noted."""
+    try:
+        return frozenset(os.listdir(_folder(layout)))
+    except FileNotFoundError:
+        return frozenset()
+
+
 def forget_left(layout: Layout, identifier: str) -> None:
     """Forget an entry that is filed."""
     with suppress(OSError):

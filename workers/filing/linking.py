@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from contextlib import ExitStack
 from pathlib import Path, PurePath
 from typing import Self
@@ -91,10 +92,12 @@ class Linker:
 
     def _claim_inode(self, work: Work) -> None:
         """Give the entry the tree's permissions; raises PermissionError where it is not ours."""
-        descriptor = work.file.fileno()
-        if os.fstat(descriptor).st_uid != os.geteuid():
+        descriptor, mode = work.file.fileno(), self._layout.file_mode
+        facts = os.fstat(descriptor)
+        if facts.st_uid != os.geteuid():
             raise PermissionError(errno.EPERM, "another user's file")
-        durable.give_mode(descriptor, self._layout.file_mode)
+        if stat.S_IMODE(facts.st_mode) != mode:
+            os.fchmod(descriptor, mode)
 
     def temporary(self, work: Work, kind: str = "") -> Path:
         """Name a half-made file of an entry; nobody else makes one, for the entry is locked."""

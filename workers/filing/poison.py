@@ -8,7 +8,7 @@ deaths is quarantined.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -27,12 +27,14 @@ class Hand:
         self._deaths = folder / "deaths"
         self._path = self._folder / f"{os.getpid()}-{os.urandom(4).hex()}"
         self._descriptor = -1
+        self._dead: set[str] = set()
 
     def __enter__(self) -> Self:
         self._folder.mkdir(parents=True, exist_ok=True)
         self._deaths.mkdir(exist_ok=True)
         while not self._take_up():
             pass  # whoever looked at it before it was locked took it for a dead worker's
+        self._dead.update(os.listdir(self._deaths))
         return self
 
     def _take_up(self) -> bool:
@@ -52,13 +54,18 @@ class Hand:
         os.close(self._descriptor)
 
     @contextmanager
-    def holding(self, entry: str) -> Iterator[None]:
-        """Say that this entry is being read; whatever kills the worker now is counted to it."""
-        os.pwrite(self._descriptor, entry.encode("ascii"), 0)
+    def holding(self) -> Iterator[Callable[[str], None]]:
+        """Yield what says that an entry is being read.
+
+        Whatever kills the worker until the next one is, or until the end, is counted to it.
+        """
         try:
-            yield
+            yield self._hold
         finally:
             os.ftruncate(self._descriptor, 0)
+
+    def _hold(self, entry: str) -> None:
+        os.pwrite(self._descriptor, entry.encode("ascii"), 0)
 
     def count_the_dead(self) -> list[str]:
         """Count one death for each entry that a dead worker held; return those entries."""
@@ -83,10 +90,13 @@ class Hand:
                 continue  # somebody else counted it
             finally:
                 os.close(descriptor)
+        self._dead.update(found)
         return found
 
     def deaths(self, entry: str) -> int:
         """Return how many workers died while they held this entry."""
+        if entry not in self._dead:
+            return 0
         try:
             return os.stat(self._deaths / entry).st_size
         except FileNotFoundError:
@@ -94,4 +104,6 @@ class Hand:
 
     def forget(self, entry: str) -> None:
         """Forget an entry that is done."""
-        (self._deaths / entry).unlink(missing_ok=True)
+        if entry in self._dead:
+            (self._deaths / entry).unlink(missing_ok=True)
+            self._dead.discard(entry)

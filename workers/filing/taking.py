@@ -6,8 +6,9 @@ quarantine here; errors of the system are the caller's.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 from config.settings import Settings
@@ -16,7 +17,7 @@ from workers.errors import DataError, Identifiable
 from workers.filing.examining import Instance, Skip, examine
 from workers.filing.expanding import is_archive
 from workers.filing.labels import labels_of
-from workers.filing.left import forget_left
+from workers.filing.left import forget_left, noted
 from workers.filing.poison import Hand
 from workers.filing.provenance import is_lost, provenance_of
 from workers.filing.rows import known_arrivals
@@ -42,6 +43,7 @@ class Taker:
         self._settings = settings
         self._layout = settings.layout
         self._deidentifier: EntryDeidentifier | None = None
+        self._left: frozenset[str] = frozenset()
 
     def take(
         self, names: Sequence[EntryName], stack: ExitStack, hand: Hand
@@ -51,6 +53,7 @@ class Taker:
         What a killed worker had committed is let go here.
         """
         works = []
+        self._left = noted(self._layout)
         sources: dict[str, tuple[BatchSource, SourcePolicy]] = {}
         for name in names:
             path = name.where(self._layout)
@@ -75,27 +78,30 @@ class Taker:
         """Unlink an entry whose arrival the index knows."""
         if work.policy.deidentify != "off":
             self._deidentify_with().forget(work.identifier)
-        work.path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            os.unlink(work.path)
         hand.forget(work.identifier)
-        forget_left(self._layout, work.identifier)
+        if work.identifier in self._left:
+            forget_left(self._layout, work.identifier)
 
     def examine(self, works: Sequence[Work], stack: ExitStack, hand: Hand) -> None:
         """Read what each entry is; what cannot be filed is skipped or set aside."""
         deadly = self._settings.filing.poison_deaths
-        for work in works:
-            try:
-                if hand.deaths(work.identifier) >= deadly:
-                    raise _Poison(f"{deadly} workers died while they read it")
-                with hand.holding(work.identifier):
+        with hand.holding() as hold:
+            for work in works:
+                try:
+                    if hand.deaths(work.identifier) >= deadly:
+                        raise _Poison(f"{deadly} workers died while they read it")
+                    hold(work.identifier)
                     result = self._read(work, stack)
-                if isinstance(result, Skip):
-                    work.becomes("skipped", reason=result.reason)
-                else:
-                    work.found = result
-            except DataError as error:
-                quarantine_work(
-                    self._layout.quarantine, work, "quarantined", error.code, str(error)
-                )
+                    if isinstance(result, Skip):
+                        work.becomes("skipped", reason=result.reason)
+                    else:
+                        work.found = result
+                except DataError as error:
+                    quarantine_work(
+                        self._layout.quarantine, work, "quarantined", error.code, str(error)
+                    )
 
     def _read(self, work: Work, stack: ExitStack) -> Instance | Skip:
         """Examine an entry, de-identified first where its source asks for that."""

@@ -45,13 +45,11 @@ class Work:
     labels: Labels = field(default_factory=Labels)
     received: str = ""
     """Keyed digest of the data set as it was received, where it was de-identified."""
+    identifier: str = field(init=False)
 
     def __post_init__(self) -> None:
+        self.identifier = self.entry.identifier
         self.received_at = clock.utc_of(os.fstat(self.file.fileno()).st_ctime)
-
-    @property
-    def identifier(self) -> str:
-        return self.entry.identifier
 
     @property
     def instance(self) -> Instance:
@@ -76,7 +74,7 @@ class Work:
             facts.series_instance_uid,
             facts.patient_id,
             facts.accession_number,
-            self.entry.batch,
+            self.policy.patient_id_prefix,
         )
 
     @property
@@ -93,7 +91,7 @@ class Work:
             source=self.source.key,
             at=clock.utc_now(),
             received_at=self.received_at,
-            size=os.fstat(self.file.fileno()).st_size,
+            size=found.size if found else os.fstat(self.file.fileno()).st_size,
             instance_uid=self._told_uid(),
             dataset_sha256=self.received or (found.digests.dataset if found else None),
             code=code,
@@ -116,17 +114,23 @@ def lock_entry(path: Path) -> BinaryIO | None:
         if error.errno in (errno.ELOOP, errno.ENXIO):  # a link, a socket
             return None
         raise
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        return None
-    file = open(descriptor, "rb")  # noqa: SIM115 - closed by the caller's stack
+    taken = False
     try:
-        if durable.try_lock(descriptor) and os.path.samestat(os.fstat(descriptor), os.stat(path)):
-            return file
+        taken = durable.try_lock(descriptor) and _is_still(descriptor, path)
+    finally:
+        if not taken:
+            os.close(descriptor)
+    # unbuffered: who reads it does so in large pieces
+    return open(descriptor, "rb", buffering=0) if taken else None
+
+
+def _is_still(descriptor: int, path: Path) -> bool:
+    """Tell whether an open file is a regular one, and still what its name stands for."""
+    facts = os.fstat(descriptor)
+    try:
+        return stat.S_ISREG(facts.st_mode) and os.path.samestat(facts, os.stat(path))
     except FileNotFoundError:
-        pass  # unlinked between open and lock: another worker is done with it
-    file.close()
-    return None
+        return False  # unlinked between open and lock: another worker is done with it
 
 
 def quarantine_work(

@@ -66,7 +66,7 @@ class EntryName:
         return hashlib.blake2b(words, digest_size=16).hexdigest()
 
     def where(self, layout: Layout) -> Path:
-        return layout.ready / self.batch / self.path
+        return layout.ready / f"{self.batch}/{self.path}"
 
 
 class Unpublished:
