@@ -82,12 +82,21 @@ def _finish(index: MetadataIndex, layout: Layout, old: Path, pair_id: int) -> bo
         ).first()
     if row is not None and row.folder and row.study == _study_in(old):
         target = layout.output / row.folder
-        if not target.exists():
-            os.rename(old, target)
+        if not _stands(target):
+            os.rename(old, target)  # never over a folder that holds something
             durable.fsync_folder(target.parent)
             return True
     shutil.rmtree(old, ignore_errors=True)
     return False
+
+
+def _stands(folder: Path) -> bool:
+    """Tell whether a pair is there: opened, for the look of a name may be minutes old on NFS."""
+    try:
+        with open(folder / "pair.json", "rb"):
+            return True
+    except FileNotFoundError:
+        return os.path.lexists(folder) and bool(os.listdir(folder))
 
 
 def _study_in(folder: Path) -> str:
