@@ -24,7 +24,7 @@ def run(
     host: Host = None,
     port: Port = None,
     roles: Annotated[
-        str, typer.Option("--roles", hidden=True, help="Only these, joined by commas.")
+        str, typer.Option("--roles", help="Only these, such as pairing or receive,filing,sweep.")
     ] = "",
 ) -> None:
     """Run everything on this machine: receiver, watcher, workers, sweeper, page, queue server.
