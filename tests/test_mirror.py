@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.stub import Stubber
 from conftest import PROJECT
 from filing_world import World, encoded, make_world, settings_for
 from installation import free_port
@@ -480,6 +481,13 @@ def test_an_upload_that_was_begun_for_other_bytes_is_given_up(world: World, buck
     once(world)
     assert sha256_of(world.layout.archive / key) == hashlib.sha256(bucket.get(key)).hexdigest()
     assert not bucket.client.list_multipart_uploads(Bucket=bucket.name).get("Uploads")
+
+
+def test_a_store_that_has_no_uploads_to_list_has_none_to_continue(world: World) -> None:
+    store = ObjectStore(world.settings.mirror, world.settings.root)
+    with Stubber(store._client) as answers:
+        answers.add_client_error("list_multipart_uploads", "NoSuchUpload")  # as rclone 1.75 says
+        assert store.unfinished("key") is None
 
 
 def test_a_store_that_is_away_is_told_once_and_the_mirror_goes_on_by_itself(

@@ -17,7 +17,7 @@ from workers.errors import MirrorUnusable
 from workers.filing.journal import NAME
 from workers.identity import check_archive
 from workers.index.engine import MetadataIndex
-from workers.index.following import Horizon, newest_event
+from workers.index.following import newest_event
 from workers.index.marks import read_mark, write_mark
 from workers.mirroring.planning import (
     IDENTITY,
@@ -61,9 +61,6 @@ class Mirror:
     """Instances that were not looked at yet."""
 
     def __post_init__(self) -> None:
-        dialect = self.index.engine.dialect.name
-        self._instances = Horizon.of(dialect)
-        self._events = Horizon.of(dialect)
         self._journal_at = float("-inf")
         self._all = self.settings.mirror.what == "all"
         address = f"{self.settings.mirror.url} {self.settings.mirror.endpoint_url or ''}"
@@ -79,9 +76,9 @@ class Mirror:
         """
         check_archive(self.settings.layout, self.index.identities().archive)
         sent = Sent()
-        more = self._follow_events(now, sent)
+        more = self._follow_events(sent)
         if self._all:
-            more = self._follow_instances(now, sent) or more
+            more = self._follow_instances(sent) or more
             if now - self._journal_at >= JOURNAL_SECONDS:
                 self.send_journal(sent)
                 self._journal_at = now
@@ -119,10 +116,10 @@ class Mirror:
         elif there != ours:
             raise MirrorUnusable("another archive is mirrored there: give mirror.url a prefix")
 
-    def _follow_events(self, now: float, sent: Sent) -> bool:
+    def _follow_events(self, sent: Sent) -> bool:
         after = self._mark("events")
         with self.index.read() as connection:
-            until = self._events.settled(newest_event(connection), now)
+            until = newest_event(connection)
             after = min(after, until)  # a backup of the index was put back
             happened = events_after(connection, after, until)
         for done, study_id in enumerate(happened.pairs, 1):
@@ -136,10 +133,10 @@ class Mirror:
         self._move("events", happened.last)
         return happened.full
 
-    def _follow_instances(self, now: float, sent: Sent) -> bool:
+    def _follow_instances(self, sent: Sent) -> bool:
         after = self._mark("instances")
         with self.index.read() as connection:
-            until = self._instances.settled(newest_instance(connection), now)
+            until = newest_instance(connection)
             after = min(after, until)
             wanted, last = instances_after(connection, after, until)
         for folder, objects in by_folder(wanted).items():

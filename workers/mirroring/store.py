@@ -20,7 +20,8 @@ from workers.errors import MirrorUnusable
 from workers.mirroring.planning import Part, Stored, StoredPart, content_type
 
 _DIGEST = "sha256"
-_GONE = ("404", "NoSuchKey", "NotFound", "NoSuchUpload")
+_GONE = ("404", "NoSuchKey", "NotFound", "NoSuchUpload", "NotImplemented")
+"""There is no such thing; some stores say so of a list of uploads that is empty."""
 _REFUSED = ("403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken",
             "InvalidToken", "AllAccessDisabled", "Unauthorized", "401")  # fmt: skip
 _READ_BYTES = 1 << 20
@@ -81,9 +82,8 @@ class ObjectStore:
     def unfinished(self, key: str) -> str | None:
         """Return the newest upload of an object that was begun and not ended."""
         with _told(self.bucket):
-            said = self._client.list_multipart_uploads(
-                Bucket=self.bucket, Prefix=self._prefix + key
-            )
+            asked = {"Bucket": self.bucket, "Prefix": self._prefix + key}
+            said = _or_none(lambda: self._client.list_multipart_uploads(**asked)) or {}
         same = [one for one in said.get("Uploads", ()) if one["Key"] == self._prefix + key]
         newest = max(same, key=lambda one: one["Initiated"], default=None)
         return None if newest is None else str(newest["UploadId"])
