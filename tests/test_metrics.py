@@ -183,21 +183,21 @@ def test_each_event_is_counted_once_and_an_index_made_anew_begins_anew(world: Wo
             insert_event(connection, "filed", "2026", instances=100 + number)
         insert_event(connection, "association-rejected", "2026", reason="who?", count=7)
         insert_event(connection, "override", "2026", by="me")
-    counts = tally.update(world.index, 0.0)
+    counts = tally.update(world.index)
     assert counts == {("filed", ""): 303, ("association-rejected", ""): 7}
     with world.index.write() as connection:
         insert_event(connection, "conflict", "2026", code="conflict")
-    assert tally.update(world.index, 1.0)["conflict", "conflict"] == 1
-    assert tally.update(world.index, 2.0)["filed", ""] == 303
+    assert tally.update(world.index)["conflict", "conflict"] == 1
+    assert tally.update(world.index)["filed", ""] == 303
     with a_world(world.layout.root.parent / "other") as other:
-        assert not tally.update(other.index, 3.0)
+        assert not tally.update(other.index)
 
 
 def test_codes_that_are_none_of_ours_make_no_endless_list(world: World) -> None:
     with world.index.write() as connection:
         for number in range(300):
             insert_event(connection, "quarantined", "2026", code=f"code-{number}")
-    counts = EventTally().update(world.index, 0.0)
+    counts = EventTally().update(world.index)
     assert len(counts) <= 101
     assert sum(counts.values()) == 300
 

@@ -35,7 +35,6 @@ from daemon.notifying.webhook import MOST_NOTICES, Webhook, signed_headers
 from daemon.supervisor import plan_roles
 from workers.durable import FreeSpace
 from workers.filing.rows import insert_event
-from workers.index.following import Horizon
 from workers.index.marks import forget_marks
 from workers.index.tables import arrival, event, study
 from workers.pairing.held import HELD_WORDS, HeldReason, held_reason
@@ -470,15 +469,6 @@ def test_pauses_grow_to_ten_minutes_and_a_success_ends_them() -> None:
     assert pace.is_due(660, full=False)
     pace.sent()
     assert pace.is_due(700, full=True)
-
-
-def test_an_event_that_postgresql_numbers_early_and_commits_late_is_not_missed() -> None:
-    horizon = Horizon(30)
-    assert horizon.settled(5, now=0) == 0  # 4 is not committed yet
-    assert horizon.settled(6, now=29) == 0
-    assert horizon.settled(6, now=30) == 5
-    assert horizon.settled(9, now=59) == 6
-    assert Horizon.of("sqlite").settled(5, now=0) == 5
 
 
 SENTENCES = {

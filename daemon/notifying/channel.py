@@ -19,7 +19,7 @@ from daemon.notifying.pacing import Pace
 from daemon.notifying.reading import Page, read_page
 from workers import clock
 from workers.index.engine import MetadataIndex
-from workers.index.following import Horizon, newest_event
+from workers.index.following import newest_event
 from workers.index.marks import origin_of, read_mark, write_mark
 
 MARKS = "notify:"
@@ -51,7 +51,6 @@ class Channel:
         self._settings = settings
         self._sender = sender
         self._origin = origin_of(index)
-        self._horizon = Horizon.of(index.engine.dialect.name)
         self._pace = Pace(settings.notify.batch_seconds)
         self._after = self._marked = self._first_mark()
         self._told_low: dict[str, bool] = json.loads(self._mark("disks") or "{}")
@@ -64,7 +63,7 @@ class Channel:
         """Do what is due at `now` (monotonic seconds); tell whether more is to be done at once."""
         self._look_at_disks(now)
         with self._index.read() as connection:
-            until = self._horizon.settled(newest_event(connection), now)
+            until = newest_event(connection)
         page = self._next_page(until)
         notices = (*page.notices, *([] if page.full else self._disks))
         if not notices:

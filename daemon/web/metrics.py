@@ -52,7 +52,7 @@ class Scraper:
         with self._lock:
             events = gauges = spool = None
             with suppress(IndexUnusable, sa.exc.DBAPIError):  # `ready` tells it
-                events = self._tally.update(self._place.index, clock.monotonic())
+                events = self._tally.update(self._place.index)
                 gauges = self._index.get()
             with suppress(OSError):  # as above
                 spool = self._spool.get()

@@ -33,11 +33,7 @@ class Hour:
 
 
 class HourCounts:
-    """Count by hour what left the spool and was paired; each row is read once.
-
-    For a chart, no more: on PostgreSQL, rows that are committed in another order than they were
-    numbered may be missed.
-    """
+    """Count by hour what left the spool and was paired; each row is read once."""
 
     def __init__(self) -> None:
         self._received: Counter[str] = Counter()

@@ -8,7 +8,7 @@ from collections import Counter
 import sqlalchemy as sa
 
 from workers.index.engine import MetadataIndex
-from workers.index.following import Horizon, newest_event
+from workers.index.following import newest_event
 from workers.index.queries import SET_ASIDE
 from workers.index.tables import event
 
@@ -31,20 +31,16 @@ class EventTally:
     def __init__(self) -> None:
         self._counts: Counter[tuple[str, str]] = Counter()
         self._after = 0
-        self._horizon: Horizon | None = None
 
-    def update(self, index: MetadataIndex, now: float) -> Counter[tuple[str, str]]:
-        """Count what is new and return all; `now` is monotonic seconds."""
-        if self._horizon is None:
-            self._horizon = Horizon.of(index.engine.dialect.name)
+    def update(self, index: MetadataIndex) -> Counter[tuple[str, str]]:
+        """Count what is new and return all."""
         with index.read() as connection:
             newest = newest_event(connection)
         if newest < self._after:  # another index stands there: made anew, or from a backup
             self._counts.clear()
-            self._after, self._horizon = 0, Horizon.of(index.engine.dialect.name)
-        until = self._horizon.settled(newest, now)
-        while self._after < until:
-            self._after = self._count_page(index, until)
+            self._after = 0
+        while self._after < newest:
+            self._after = self._count_page(index, newest)
         return self._counts.copy()
 
     def _count_page(self, index: MetadataIndex, until: int) -> int:
