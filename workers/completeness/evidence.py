@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -13,25 +14,46 @@ from workers.header.facts import InstanceFacts
 from workers.index.tables import instance, series, study
 
 _IMAGING = ("PT", "CT")
-_REMEMBERED = 2048
+_REMEMBERED = 2900
 _LONGEST_REMEMBERED = 8192
 
 ReadFacts = Callable[[str], InstanceFacts]
 
 
 class FactsMemory:
-    """Read facts, and remember the last ones by their text.
+    """Read facts, and remember the last ones by a digest of their text.
 
-    A series that grows is judged with every batch, and most of its instances were read before.
+    A series that grows is judged again and again, and most of its instances were read before, or
+    filed by this very process.
     """
 
     def __init__(self) -> None:
-        self._remembered: ReadFacts = lru_cache(_REMEMBERED)(InstanceFacts.from_json)
+        self._facts: OrderedDict[bytes, InstanceFacts] = OrderedDict()
 
     def __call__(self, text: str) -> InstanceFacts:
+        key = _digest(text)
+        facts = self._facts.get(key)
+        if facts is None:
+            facts = InstanceFacts.from_json(text)
+            self._keep(key, text, facts)
+        else:
+            self._facts.move_to_end(key)
+        return facts
+
+    def remember(self, text: str, facts: InstanceFacts) -> None:
+        """Remember facts that were written, so that they need not be read."""
+        self._keep(_digest(text), text, facts)
+
+    def _keep(self, key: bytes, text: str, facts: InstanceFacts) -> None:
         if len(text) > _LONGEST_REMEMBERED:  # of many frames
-            return InstanceFacts.from_json(text)
-        return self._remembered(text)
+            return
+        self._facts[key] = facts
+        if len(self._facts) > _REMEMBERED:
+            self._facts.popitem(last=False)
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 @dataclass(frozen=True, slots=True)

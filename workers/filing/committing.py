@@ -63,6 +63,10 @@ def commit_batch(
                 _update_instance(connection, work, work.replaces)
         _tell_what_was_not_filed(connection, works, at)
         _tell_what_was_filed(connection, filed, at)
+    report.facts += [
+        (row["facts"], (work.adopted or work.instance).facts)
+        for work, row in zip(linked, rows, strict=True)
+    ]
     for work in works:  # only now: what was rolled back was not done
         if work.row is not None:
             report.count(work.row)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from workers import clock
 from workers.filing.rows import ArrivalRow
+from workers.header.facts import InstanceFacts
 
 
 @dataclass(slots=True)
@@ -23,6 +24,9 @@ class FilingReport:
     """Every batch is open still, or has entries that are not filed."""
     seconds: list[float] = field(default_factory=list)
     """How long each entry took from the spool into the index."""
+
+    facts: list[tuple[str, InstanceFacts]] = field(default_factory=list)
+    """Of each instance that was filed, as they are and as the index has them."""
 
     def count(self, row: ArrivalRow) -> None:
         self.outcomes[row.outcome] = self.outcomes.get(row.outcome, 0) + 1

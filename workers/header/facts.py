@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from functools import cache
+from operator import attrgetter
 from typing import Any, cast
 
+_NESTED = ("references", "private", "frames")
 Vector3 = tuple[float, float, float]
 Vector6 = tuple[float, float, float, float, float, float]
 
@@ -233,20 +235,24 @@ def _tuples(value: Any) -> Any:
 
 
 def _without_defaults(facts: Any) -> dict[str, Any]:
-    kept: dict[str, Any] = {}
-    for name, default in _defaults(facts.__class__):
-        value = getattr(facts, name)
-        if value is None or value == default:
-            continue
-        if isinstance(value, tuple) and value and dataclasses.is_dataclass(value[0]):
-            value = [_without_defaults(one) for one in value]
-        kept[name] = value
+    names, defaults, values_of = _fields(facts.__class__)
+    kept = {
+        name: value
+        for name, value, default in zip(names, values_of(facts), defaults, strict=True)
+        if value is not None and value != default
+    }
+    for name in _NESTED:
+        if name in kept:
+            kept[name] = [_without_defaults(one) for one in kept[name]]
     return kept
 
 
 @cache
-def _defaults(cls: Hashable) -> tuple[tuple[str, Any], ...]:
-    return tuple((item.name, item.default) for item in dataclasses.fields(cast(Any, cls)))
+def _fields(cls: Hashable) -> tuple[list[str], list[Any], Callable[[Any], tuple[Any, ...]]]:
+    """Return names and defaults of a class's fields, and what reads all values of one object."""
+    fields = dataclasses.fields(cast(Any, cls))
+    names = [item.name for item in fields]
+    return names, [item.default for item in fields], attrgetter(*names)
 
 
 @cache
