@@ -46,7 +46,7 @@ def run_reindex(
     ] = False,
     no_pair: Annotated[bool, typer.Option("--no-pair", help="Judge, but make no pairs.")] = False,
     processes: Annotated[
-        int, typer.Option("--processes", min=1, help="How many read at once [the CPUs].")
+        int, typer.Option("--processes", min=1, help="How many read at once (the CPUs).")
     ] = os.cpu_count() or 1,
     root: Root = None,
     config: Config = None,

@@ -98,7 +98,7 @@ def find(
         typer.Argument(metavar="COLUMN=VALUE …", help="Columns of the dictionary; * for anything."),
     ],
     level: Annotated[
-        _Level | None, typer.Option(help="One row a series or an instance [what is asked for].")
+        _Level | None, typer.Option(help="One row a series or an instance (what is asked for).")
     ] = None,
     root: Root = None,
     config: Config = None,

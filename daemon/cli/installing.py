@@ -22,14 +22,16 @@ def install(
     ] = None,
     prefix: Annotated[
         Path | None,
-        typer.Option(metavar="P", help="Where the program lies [where this one does]."),
+        typer.Option(metavar="P", help="Where the program lies (where this one does)."),
     ] = None,
     config: Annotated[
         Path, typer.Option(metavar="FILE", help="The settings that the units run with.")
     ] = Path("/etc/petct-ingest/config.toml"),
     root: Annotated[
         Path | None,
-        typer.Option("--root", metavar="R", help="Where everything lies [settings, /var/lib]."),
+        typer.Option(
+            "--root", metavar="R", help="Where everything lies (the settings, or /var/lib)."
+        ),
     ] = None,
     host: Host = None,
     port: Port = None,

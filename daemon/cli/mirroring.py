@@ -35,7 +35,7 @@ def mirror(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
-    """Copy tree and pairs into the object store of [mirror], until it is told to stop.
+    """Copy tree and pairs into the object store of the table mirror, until it is told to stop.
 
     Exit code 3 when the store differs (--verify), or files of the tree could not be sent (--once).
     """

@@ -16,7 +16,7 @@ def notify(
         bool, typer.Option("--test", help="Send one message to each channel, and say how it went.")
     ] = False,
 ) -> None:
-    """Tell by webhook and e-mail what [notify] asks for, until it is told to stop."""
+    """Tell by webhook and e-mail what the table notify asks for, until it is told to stop."""
     settings = settings_of(root, config)
     from daemon.cli.roles import serve
     from daemon.errors import Undelivered
