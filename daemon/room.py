@@ -73,13 +73,16 @@ class Room:
                 self._measured_at = now
             reason = self._trouble
             rooms = [_owing(room, *self._taken) for room in self._rooms]
+            too_large = None
             if reason is None:
-                verdict = judge_room(rooms, self._reserve, low=self._low)
+                verdict = judge_room(rooms, self._reserve, low=self._low, size=size)
+                if verdict.reason is not None:
+                    # one instance too large for the room closes it for no other
+                    too_large = verdict.reason
+                    verdict = judge_room(rooms, self._reserve, low=self._low)
                 self._low, reason = verdict.low, verdict.reason
             self._tell(reason)
-            if reason is None:  # one instance too large for the room closes it for no other
-                reason = judge_room(rooms, self._reserve, low=False, size=size).reason
-            return reason
+            return reason or too_large
 
     def took(self, size: int) -> None:
         """Count what was put into the spool: the next measurement may be a moment away."""

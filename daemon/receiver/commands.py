@@ -6,7 +6,6 @@ A command set is implicit VR little endian, group 0000, and short.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from daemon.receiver.part10 import uid_problem
@@ -28,6 +27,7 @@ KNOWN_FIELDS = frozenset(
 _RESPONSE = 0x8000
 _NO_DATA_SET = 0x0101
 _ELEMENT = struct.Struct("<HHL")
+_RESPONSE_NUMBERS = struct.Struct("<" + 4 * "HHLH")  # at once: four elements of a number each
 _PDU = struct.Struct(">BxL")
 _PDV = struct.Struct(">LBB")
 _P_DATA = 0x04
@@ -57,7 +57,7 @@ def parse_command(encoded: bytes) -> Command:
     Malformed
         It is cut, has elements of other groups, or lacks what every message has.
     """
-    found = dict(_elements(encoded))
+    found = _elements(encoded)
     field = _number(found, 0x0100, "CommandField")
     if field not in KNOWN_FIELDS:
         raise Malformed(f"CommandField {field:#06x} is unknown")
@@ -71,17 +71,19 @@ def parse_command(encoded: bytes) -> Command:
     )
 
 
-def _elements(encoded: bytes) -> Iterator[tuple[int, bytes]]:
-    at = 0
-    while at < len(encoded):
-        if len(encoded) - at < _ELEMENT.size:
+def _elements(encoded: bytes) -> dict[int, bytes]:
+    found = {}
+    at, end = 0, len(encoded)
+    while at < end:
+        if end - at < _ELEMENT.size:
             raise Malformed("a command set ends within an element")
         group, element, length = _ELEMENT.unpack_from(encoded, at)
         at += _ELEMENT.size
-        if group != 0 or length > len(encoded) - at:
+        if group != 0 or length > end - at:
             raise Malformed("a command set holds what is no command element")
-        yield element, encoded[at : at + length]
+        found[element] = encoded[at : at + length]
         at += length
+    return found
 
 
 def _number(found: dict[int, bytes], element: int, keyword: str) -> int:
@@ -106,10 +108,12 @@ def encode_response(
     body = b"".join(
         (
             _encode_uid(0x0002, command.sop_class),
-            _encode(0x0100, struct.pack("<H", command.field | _RESPONSE)),
-            _encode(0x0120, struct.pack("<H", command.message_id)),
-            _encode(0x0800, struct.pack("<H", _NO_DATA_SET)),
-            _encode(0x0900, struct.pack("<H", status)),
+            _RESPONSE_NUMBERS.pack(
+                *(0, 0x0100, 2, command.field | _RESPONSE),
+                *(0, 0x0120, 2, command.message_id),
+                *(0, 0x0800, 2, _NO_DATA_SET),
+                *(0, 0x0900, 2, status),
+            ),
             _encode(0x0902, _padded(comment[:64].encode("ascii", "replace"), b" ")),
             _encode_uid(0x1000, command.sop_instance),
         )
