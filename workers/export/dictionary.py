@@ -85,15 +85,17 @@ def dictionary_rows(
     level: Level = "series",
     *,
     only: sa.ColumnElement[bool] | None = None,
+    of_studies: sa.ColumnElement[bool] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Yield one row for each (patient_ID, study, series, subseries), or for each instance.
 
     Rows come ordered by patient_ID, study, series, subseries and slice, whatever order they were
     filed in. The index is read series by series, in short transactions: memory is bounded by the
-    largest series. `only` asks something of a row of series joined with its study.
+    largest series. `only` asks something of a row of series joined with its study, `of_studies` of
+    a row of study alone: by that the few studies are found without a look at each.
     """
     wanted = sa.and_(series.c.instances > 0, sa.true() if only is None else only)
-    for found in _studies(index, wanted):
+    for found in _studies(index, wanted, sa.true() if of_studies is None else of_studies):
         for member in _series_of(index, found.id, wanted):
             with index.read() as connection:
                 members = _members(connection, member.id)
@@ -125,11 +127,14 @@ def count_instances(index: MetadataIndex) -> int:
         return int(found.scalar_one())
 
 
-def _studies(index: MetadataIndex, wanted: sa.ColumnElement[bool]) -> Iterator[Any]:
+def _studies(
+    index: MetadataIndex, wanted: sa.ColumnElement[bool], of_studies: sa.ColumnElement[bool]
+) -> Iterator[Any]:
     """Yield the studies with a wanted series, ordered by patient and study, a page at a time."""
     patient = study.c["patient_ID"]
     chosen = (
         sa.select(study.c.id, patient, study.c.study, study.c.study_description)
+        .where(of_studies)
         .where(sa.exists().where(series.c.study_id == study.c.id, wanted).correlate(study))
         .order_by(patient, study.c.study)
         .limit(_STUDIES_A_PAGE)

@@ -43,7 +43,8 @@ def find_rows(
     """
     check_columns(asked)
     wanted = {name: _predicate(value) for name, value in asked.items()}
-    for row in dictionary_rows(index, level, only=_may_match(asked)):
+    studies = sa.and_(sa.true(), *_of_studies(asked))
+    for row in dictionary_rows(index, level, only=_may_match(asked), of_studies=studies):
         if all(fits(row[name]) for name, fits in wanted.items()):
             yield row
 
@@ -62,7 +63,7 @@ def _predicate(asked: str) -> Callable[[object], bool]:
 
 def _may_match(asked: Mapping[str, str]) -> sa.ColumnElement[bool]:
     """Ask of a row of series joined with its study whether it may give such a row."""
-    own = [matches(study.c[name], asked[name]) for name in _OF_STUDY if name in asked]
+    own = _of_studies(asked)
     own += [matches(series.c[name], asked[name]) for name in _OF_SERIES if name in asked]
     if (least := _number(asked.get("instances", ""))) is not None:
         own.append(series.c.instances >= least)
@@ -73,6 +74,10 @@ def _may_match(asked: Mapping[str, str]) -> sa.ColumnElement[bool]:
         same = instance.c.series_id == series.c.id
         own.append(sa.exists(found.where(same, *members).correlate(series, study)))
     return sa.and_(sa.true(), *own)
+
+
+def _of_studies(asked: Mapping[str, str]) -> list[sa.ColumnElement[bool]]:
+    return [matches(study.c[name], asked[name]) for name in _OF_STUDY if name in asked]
 
 
 def _of_instance(name: str, value: str) -> sa.ColumnElement[bool]:
