@@ -38,6 +38,10 @@ _PROBE_SECONDS = 0.05
 _SOCKET_SECONDS = 5.0
 """How often it is looked whether the queue server can still be reached."""
 
+_URGED_SECONDS = 2.0
+"""So long after its second signal a process may still be there: a worker queues its job again."""
+_DRAIN_SECONDS = 120.0
+
 _CREDENTIALS = struct.Struct("3i")
 _INHERITED = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID")
 """What systemd said to this process alone."""
@@ -64,6 +68,20 @@ class Role:
     stop_seconds: float
     awaited: bool = True
     """Whether the installation is not ready without it."""
+    ends: bool = False
+    """Whether it ends by itself, with 0, and is not started again then."""
+
+
+def plan_workers(queue: str, count: int, *, drain: bool = False) -> tuple[Role, ...]:
+    """Return so many workers of a queue, each knowing how many they are."""
+    options = ("--beside", str(count), *(("--drain",) if drain else ()))
+    return tuple(
+        Role(
+            f"{queue}-{number}", ("work", _named(queue, number), *options), Stage.WORK,
+            _DRAIN_SECONDS, ends=drain,
+        )
+        for number in range(1, count + 1)
+    )  # fmt: skip
 
 
 def plan_roles(settings: Settings, only: Collection[str] = ()) -> tuple[Role, ...]:
@@ -155,13 +173,15 @@ class Supervisor:
         self.children = [Child(role) for role in self.roles]
 
     def run(self) -> None:
-        """Keep the roles running until SIGTERM, SIGINT or SIGHUP; call it in the main thread."""
+        """Keep the roles running until SIGTERM, SIGINT or SIGHUP, or until all have ended that
+        end by themselves; call it in the main thread.
+        """
         notifier = Notifier.from_environment()
         with _listening() as (ears, address), _signals() as wake:
             environment = {k: v for k, v in os.environ.items() if k not in _INHERITED}
             environment["NOTIFY_SOCKET"] = address
             announced = False
-            while not (_read_signals(wake) & _STOPS):
+            while self.children and not (_read_signals(wake) & _STOPS):
                 self._hear(ears)
                 self._reap(time.monotonic())
                 self._start_due(time.monotonic(), environment)
@@ -197,8 +217,11 @@ class Supervisor:
             log.debug("role-started", role=child.role.name, process=child.process.pid)
 
     def _reap(self, now: float) -> None:
-        for child in self.children:
+        for child in tuple(self.children):
             if child.process is None or child.process.poll() is None:
+                continue
+            if child.role.ends and child.process.returncode == 0:
+                self.children.remove(child)
                 continue
             self._bury(child, now, _reason(child.process.returncode))
 
@@ -269,6 +292,8 @@ class Supervisor:
 
     def _pause(self, notifier: Notifier, announced: bool) -> float | None:
         """Seconds until something is due without a signal or message; None: nothing is."""
+        if not self.children:
+            return 0.0
         now = time.monotonic()
         due = [c.start_at - now for c in self.children if c.process is None]
         if any(c.role.stage is Stage.SERVER and not c.ready for c in self.children):
@@ -286,11 +311,16 @@ class Supervisor:
             for child in here:
                 _send(child, signal.SIGTERM)
             began = time.monotonic()
+            urged: dict[str, float] = {}
             while waiting := [c for c in here if c.process and c.process.poll() is None]:
                 hurry = hurry or bool(_read_signals(wake) & _STOPS)
-                lived = time.monotonic() - began
+                now = time.monotonic()
                 for child in waiting:
-                    if hurry or lived > child.role.stop_seconds:
+                    if child.role.name not in urged:
+                        if hurry or now - began > child.role.stop_seconds:
+                            urged[child.role.name] = now
+                            _send(child, signal.SIGTERM)
+                    elif now - urged[child.role.name] > _URGED_SECONDS:
                         log.warning("role-killed", role=child.role.name)
                         _send(child, signal.SIGKILL)
                         if child.process:
@@ -324,6 +354,14 @@ def run_all(settings: Settings, options: Sequence[str], only: Collection[str] = 
             Supervisor(settings, roles, (sys.executable, "-P", "-m", "daemon"), options).run()
         finally:
             remove_socket_folder(settings.layout)
+
+
+def run_workers(
+    settings: Settings, queue: str, count: int, options: Sequence[str], *, drain: bool = False
+) -> None:
+    """Run so many workers of one queue until told to stop, or until nothing is left to do."""
+    roles = plan_workers(queue, count, drain=drain)
+    Supervisor(settings, roles, (sys.executable, "-P", "-m", "daemon"), options).run()
 
 
 @contextlib.contextmanager

@@ -57,6 +57,8 @@ _BEAT_SECONDS = 2.0
 _BEAT_REST = 20
 """A host tells what waits as often as counting it takes a twentieth of the time."""
 _MOST_ENTRIES = 5000
+_MOST_PAIRS = 1000
+"""So many due pairs are looked at: some may be in vain for long, and others come behind them."""
 
 
 class _Patience:
@@ -85,7 +87,6 @@ class Sweeper:
         self._layout = settings.layout
         self._spool_id = index.identities().spool
         self._due: dict[str, float] = {}
-        self._pairs_asked = 0.0
         self._entries_asked = 0.0
         self._oldest: str | None = None
         self._queue_trouble = ""
@@ -94,7 +95,7 @@ class Sweeper:
         self._neighbours = Neighbours(settings.spool.name)
         self._ticked = float("-inf")
         self._entries_wait = _Patience()
-        self._pairs_wait = _Patience()
+        self._pairs_wait: dict[tuple[int, int], _Patience] = {}
 
     def tick(self, now: float) -> None:
         """Do everything that is due at `now` (monotonic seconds)."""
@@ -373,29 +374,28 @@ class Sweeper:
     # pairs without a job --------------------------------------------------------------------------
 
     def _ask_for_due_pairs(self, connection: redis.Redis, now: float) -> None:
+        """Queue each due pair that has no job: none was made, it is lost, or its worker is dead."""
         if not self._settings.pairing.enabled:
             return
+        with_job = queues.pairs_with_a_job(connection)
         with self._index.read() as reading:
-            due = reading.execute(
+            rows = reading.execute(
                 sa.select(pair.c.id, pair.c.generation)
                 .where(
                     pair.c.state == "pending",
                     pair.c.generation > pair.c.done_generation,
                     pair.c.generation > pair.c.failed_generation,
                 )
-                .limit(queues.QUEUED_JOBS_LIMIT)
-            ).all()
-        if not due:
-            self._pairs_asked = now
-            return
-        again = now - self._pairs_asked >= _AGAIN_SECONDS
-        asked = str([(row.id, row.generation) for row in due])
-        if (again or queues.idle(connection, queues.PAIRING)) and self._pairs_wait.is_over(
-            asked, now
-        ):
-            self._pairs_asked = now
-            for row in due:
-                queues.enqueue_pairing(connection, row.id, row.generation)
+                .order_by(pair.c.id)
+                .limit(_MOST_PAIRS)
+            )
+            due = [(row.id, row.generation) for row in rows]
+        self._pairs_wait = {one: self._pairs_wait.get(one) or _Patience() for one in due}
+        for one, patience in self._pairs_wait.items():
+            if one in with_job or not patience.is_over("pair", now):
+                continue
+            if not queues.enqueue_pairing(connection, *one):
+                break
 
     # left-overs -----------------------------------------------------------------------------------
 

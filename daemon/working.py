@@ -14,6 +14,7 @@ import os
 import signal
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any, cast
 
 import redis
@@ -21,12 +22,15 @@ from rq import Queue
 from rq.exceptions import DeserializationError, NoSuchJobError
 from rq.job import Job
 from rq.serializers import JSONSerializer
+from rq.utils import now
 from rq.worker import BaseWorker, SimpleWorker, Worker
+from rq.worker_registration import clean_worker_registry
 
 from config.logs import get_logger
 from config.settings import Settings
 from daemon.errors import QueueServerAway
 from daemon.processes import Heartbeat, Notifier, die_with_parent
+from workers.queue_glance import life_of
 from workers.queues import (
     FAILURE_SECONDS,
     FILING,
@@ -50,6 +54,15 @@ WORKER_TTL_SECONDS = 30
 """A silent worker is forgotten after this and a minute; a wait for a job lasts 15 s less."""
 
 MAINTENANCE_SECONDS = 10
+BEAT_SECONDS = 10
+"""How often a pairing worker says that its job goes on."""
+SILENT_SECONDS = 40
+"""After so long without a word its job is given to another."""
+DRAIN_SECONDS = 100.0
+"""So long the pair in hand may take when a worker is stopped; then it is dropped, and queued again.
+Less than TimeoutStopSec of the unit."""
+IDLE_SECONDS = 10
+"""A worker that drains the queue ends when nothing came for so long."""
 _WAIT_SECONDS = 0.1
 _WAIT_LOG_SECONDS = 5.0
 _REFUSED_WAIT_SECONDS = 2.0
@@ -139,6 +152,8 @@ class _AllowListed(BaseWorker):
             log_job_description=False,
         )
         self.alive_until = time.monotonic() + WORKER_TTL_SECONDS
+        self.life = life_of(os.getpid())
+        self.found_nothing = False
         self.trouble = "the queue server went away"
 
     @property
@@ -176,7 +191,9 @@ class _AllowListed(BaseWorker):
         try:
             super().heartbeat(timeout, pipeline)
             # an emptied server has forgotten where we run: killed then, we would seem to work on
-            facts: dict[Any, Any] = {"hostname": self.hostname, "pid": self.pid}
+            facts: dict[Any, Any] = {
+                "hostname": self.hostname, "pid": self.pid, "life": self.life
+            }  # fmt: skip
             server.hset(self.key, mapping=facts)
         except redis.RedisError as error:
             self.trouble = why(error)
@@ -184,7 +201,9 @@ class _AllowListed(BaseWorker):
 
     def dequeue_job_and_maintain_ttl(self, *args: Any, **kwargs: Any) -> Any:
         try:
-            return super().dequeue_job_and_maintain_ttl(*args, **kwargs)
+            found = super().dequeue_job_and_maintain_ttl(*args, **kwargs)
+            self.found_nothing = found is None
+            return found
         except redis.RedisError as error:  # RQ would end without a word
             self.trouble = why(error)
             raise
@@ -199,6 +218,16 @@ class _AllowListed(BaseWorker):
             log.warning("maintenance-failed", error=type(error).__name__)
         for queue in self.queues:
             requeue_orphans(queue)
+
+    def clean_registries(self) -> None:
+        """As RQ does, but for running jobs: it compares the clocks of hosts (`requeue_orphans`)."""
+        for queue in self.queues:
+            if queue.acquire_maintenance_lock():
+                clean_worker_registry(queue)
+                queue.failed_job_registry.cleanup()
+                queue.intermediate_queue.cleanup(self, queue)
+                queue.release_maintenance_lock()  # type: ignore[no-untyped-call]
+        self.last_cleaned_at = now()  # type: ignore[assignment]  # None at first
 
     def handle_exception(self, job: Job, *exc_info: Any) -> None:
         """Log type and place of a job's error; RQ's own log would quote its text."""
@@ -219,13 +248,69 @@ class FilingWorker(_AllowListed, SimpleWorker):
 
 
 class PairingWorker(_AllowListed, Worker):
-    """Forks a process for each job, which dies with the worker."""
+    """Forks a process for each job, which dies with the worker.
+
+    Stopped once, it finishes the job in hand; stopped twice, or after `DRAIN_SECONDS`, it drops it.
+    """
+
+    beat_seconds, silent_seconds, drain_seconds = BEAT_SECONDS, SILENT_SECONDS, DRAIN_SECONDS
+
+    def __init__(self, queue: str, connection: redis.Redis) -> None:
+        super().__init__(queue, connection)
+        self.job_monitoring_interval = self.beat_seconds
+        self._stopped_at: float | None = None
+        self._dropped = False
+        self._unheard = False
 
     def main_work_horse(self, job: Job, queue: Queue) -> None:
         die_with_parent(cast(int, self.pid))
         super().main_work_horse(job, queue)
 
+    def get_heartbeat_ttl(self, job: Job) -> int:
+        """Return after how many seconds without a word a job is another worker's."""
+        return self.silent_seconds
+
+    def set_current_job_working_time(
+        self, current_job_working_time: float, pipeline: Any = None
+    ) -> None:
+        """Keep it here: nobody asks the server for it, and it may be away."""
+        self.current_job_working_time = current_job_working_time
+
+    def maintain_heartbeats(self, job: Job) -> None:
+        """Say that the job goes on; a server that is away meanwhile does not end it."""
+        stopped = self._stopped_at
+        if stopped is not None and time.monotonic() - stopped > self.drain_seconds:
+            self.drop_job()
+        try:
+            super().maintain_heartbeats(job)
+        except (redis.RedisError, QueueServerAway) as error:
+            if not self._unheard:
+                reason = why(error) if isinstance(error, redis.RedisError) else str(error)
+                log.warning("queue-server-away-during-job", reason=reason)
+            self._unheard = True
+        else:
+            self._unheard = False
+
+    def request_stop(self, signum: int, frame: Any) -> None:
+        self._stopped_at = time.monotonic()
+        super().request_stop(signum, frame)  # type: ignore[no-untyped-call]
+
+    def request_force_stop(self, signum: int, frame: Any) -> None:
+        """Drop the job in hand; the loop, which waits for its process, ends then."""
+        self.drop_job()
+
+    def drop_job(self) -> None:
+        """End the process of the job in hand, which is queued again at once."""
+        if self.horse_pid:
+            self._dropped = True
+            with suppress(ProcessLookupError):
+                os.kill(self.horse_pid, signal.SIGKILL)
+
     def handle_work_horse_killed(self, job: Job, retpid: Any, ret_val: Any, rusage: Any) -> None:
+        if self._dropped:
+            log.warning("job-dropped", queue=job.origin)
+            job.retries_left = (job.retries_left or 0) + 1  # it was no try of the job's
+            return
         code = os.waitstatus_to_exitcode(ret_val) if ret_val is not None else 0
         reason = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit {code}"
         log.error("job-process-died", queue=job.origin, reason=reason)
@@ -236,24 +321,23 @@ class PairingWorker(_AllowListed, Worker):
 
 
 def requeue_orphans(queue: Queue) -> int:
-    """Put jobs back whose worker died on this machine; return how many.
+    """Put jobs back whose worker is dead; return how many.
 
-    RQ itself finds them when the time limit of the job has passed. A job without tries left is
-    dropped: the sweeper asks again for what it stood for.
+    A job without tries left is dropped: the sweeper asks again for what it stood for.
     """
     connection, registry = queue.connection, queue.started_job_registry
     found = 0
     for execution in cast("list[bytes]", connection.zrange(registry.key, 0, -1)):
-        if not worker_is_dead(connection, execution.decode(errors="replace")):
+        text = execution.decode(errors="replace")
+        job_id = text.rpartition(":")[0]
+        if not worker_is_dead(connection, text):
             continue
         if not connection.zrem(registry.key, execution):
             continue  # another worker was quicker
+        if not is_job_name(job_id.encode()):
+            continue  # nothing of RQ's
         try:
-            job = PlainJob.fetch(
-                registry.parse_job_id(execution.decode(errors="replace")),
-                connection,
-                queue.serializer,
-            )
+            job = PlainJob.fetch(job_id, connection, queue.serializer)
         except NoSuchJobError:
             continue
         if job.retries_left:
@@ -310,8 +394,10 @@ def make_worker(settings: Settings, queue: str) -> FilingWorker | PairingWorker:
     return worker
 
 
-def run_worker(settings: Settings, queue_name: str) -> None:
+def run_worker(settings: Settings, queue_name: str, *, drain: bool = False) -> None:
     """Work on one queue until SIGTERM or SIGINT; the job in hand is finished.
+
+    With `drain` it ends too when nothing was to do for `IDLE_SECONDS`.
 
     Raises
     ------
@@ -323,19 +409,24 @@ def run_worker(settings: Settings, queue_name: str) -> None:
     if queue_name == PAIRING:
         import workers.pairing.making  # noqa: F401
     jobs.configure(settings)
-    work(make_worker(settings, queue_name))
+    work(make_worker(settings, queue_name), drain=drain)
 
 
-def work(worker: FilingWorker | PairingWorker) -> None:
+def work(worker: FilingWorker | PairingWorker, *, drain: bool = False) -> None:
     """Run the worker's loop, telling whoever supervises that it is ready and alive."""
     quiet = not logging.getLogger("daemon").isEnabledFor(logging.DEBUG)
     name = worker.queues[0].name
     log.info("worker-started", queue=name)
     with Heartbeat(Notifier.from_environment(), worker.check, lambda: f"works on {name}"):
         try:
-            worker.work(logging_level="CRITICAL" if quiet else "DEBUG")
+            worker.work(
+                logging_level="CRITICAL" if quiet else "DEBUG",
+                max_idle_time=IDLE_SECONDS if drain else None,
+            )
         except redis.RedisError as error:
             raise QueueServerAway(why(error)) from error
-    if not worker.was_told_to_stop:
+    if drain and worker.found_nothing:
+        log.info("worker-drained", queue=name)
+    elif not worker.was_told_to_stop:
         raise QueueServerAway(worker.trouble)
     log.info("worker-stopped", queue=name)

@@ -151,8 +151,27 @@ def test_a_glance_over_the_private_socket_sees_what_the_client_library_sees(
 def test_a_worker_of_another_machine_counts_until_its_time_is_over(connection):
     running_job(connection, dead_pid(), host="elsewhere")
     assert not queues.idle(connection, FILING)
-    connection.zadd("rq:wip:filing", dict.fromkeys(connection.zrange("rq:wip:filing", 0, -1), 1))
+    (execution,) = connection.zrange("rq:wip:filing", 0, -1)
+    connection.zadd("rq:wip:filing", {execution: 1})  # by another machine's clock
+    assert not queues.idle(connection, FILING)
+    connection.expire(f"rq:execution:{execution.decode()}", 0)  # by the server's
     assert queues.idle(connection, FILING)
+
+
+def test_a_pair_that_is_queued_or_being_made_has_a_job(connection):
+    assert queues.pairs_with_a_job(connection) == set()
+    assert queues.enqueue_pairing(connection, 7, 2)
+    assert queues.pairs_with_a_job(connection) == {(7, 2)}
+    job = connection.lpop("rq:queue:pairing").decode()
+    assert queues.pairs_with_a_job(connection) == set()
+    connection.zadd("rq:wip:pairing", {f"{job}:run": 1})
+    connection.hset(f"rq:execution:{job}:run", "worker_name", "far")
+    connection.hset("rq:worker:far", mapping={"hostname": "elsewhere", "pid": 1})
+    assert queues.pairs_with_a_job(connection) == {(7, 2)}
+    connection.delete("rq:worker:far")
+    assert queues.pairs_with_a_job(connection) == set(), "its maker is silent"
+    connection.rpush("rq:queue:pairing", b"\xff", "no-such-job")
+    assert queues.pairs_with_a_job(connection) == set()
 
 
 def foreign(connection, job, data):

@@ -1,58 +1,22 @@
 """The workers: what they run and what they refuse, and what becomes of a job when one dies."""
 
-import contextlib
+import functools
 import json
 import os
 import signal
 import socket
-import sys
-import textwrap
 from pathlib import Path
 
 import pytest
 from rq import Queue, Retry
 from rq.serializers import JSONSerializer
 from running import alive, children_of, descendants_of, petct, running, wait_until
+from working_world import job_worker, lines, put
 
 from config.settings import load_settings
 from daemon.valkey import answers
 from daemon.working import make_worker, requeue_orphans
-from workers.queues import FILING, JOB_VERSION, PAIRING, connect, idle, socket_path
-
-JOBS = """
-import os, pathlib, time
-from config.logs import configure_logging
-from config.settings import load_settings
-from daemon import working
-
-ALLOWED = frozenset({"jobs_for_tests.note", "jobs_for_tests.hang", "jobs_for_tests.fail"})
-
-def note(version, path):
-    with open(path, "a") as file:
-        file.write(f"{os.getpid()}\\n")
-
-def hang(version, path):
-    note(version, path)
-    while not os.path.exists(path + ".go"):
-        time.sleep(0.02)
-
-def fail(version, path):
-    note(version, path)
-    raise ValueError("Doe^Jane is a patient's name")
-
-class Filing(working.FilingWorker):
-    allowed = ALLOWED
-
-class Pairing(working.PairingWorker):
-    allowed = ALLOWED
-
-def main(root, queue):
-    settings = load_settings(root=pathlib.Path(root))
-    configure_logging(settings.logging)
-    working.FilingWorker, working.PairingWorker = Filing, Pairing
-    working.WatchedQueue.is_ours = staticmethod(lambda *_: True)  # only the list above counts here
-    working.work(working.make_worker(settings, queue))
-"""
+from workers.queues import FILING, PAIRING, connect, idle, socket_path
 
 
 @pytest.fixture
@@ -76,35 +40,7 @@ def connection(settings, server):
 @pytest.fixture
 def start(settings, tmp_path):
     """Return a function that makes a running worker of the test's own job functions."""
-    (tmp_path / "jobs_for_tests.py").write_text(textwrap.dedent(JOBS))
-
-    @contextlib.contextmanager
-    def begin(queue, name="worker", wait=True):
-        script = f"import jobs_for_tests as j; j.main({str(settings.root)!r}, {queue!r})"
-        command = [sys.executable, "-c", script]
-        with running(command, tmp_path / name, PYTHONPATH=str(tmp_path)) as worker:
-            if wait:
-                # before that it drops what is queued under names that it does not know
-                worker.await_output("worker-started")
-            yield worker
-
-    return begin
-
-
-def put(connection, queue, function, path, version=JOB_VERSION, retry=None, **options):
-    return Queue(queue, connection=connection, serializer=JSONSerializer).enqueue_call(
-        f"jobs_for_tests.{function}" if "." not in function else function,
-        kwargs={"version": version, "path": str(path)},
-        result_ttl=0,
-        failure_ttl=60,
-        timeout=60,
-        retry=retry,
-        **options,
-    )
-
-
-def lines(path: Path) -> list[str]:
-    return path.read_text().split() if path.exists() else []
+    return functools.partial(job_worker, settings, tmp_path)
 
 
 def test_a_filing_job_runs_in_the_worker_and_a_pairing_job_in_a_fork(connection, start, tmp_path):

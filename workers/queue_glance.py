@@ -3,7 +3,7 @@
 Whoever types `status` waits for every import. The private socket is spoken to in the server's own
 protocol (RESP2, redis.io/docs/latest/develop/reference/protocol-spec); a server of one's own, with
 its TLS and password, is left to redis-py. RQ keeps a queue as the list `rq:queue:NAME`, and what is
-being worked on in the sorted set `rq:wip:NAME`, by the time until which it is believed.
+being worked on in the sorted set `rq:wip:NAME`.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from config.settings import Settings
+from workers import clock
 from workers.errors import QueueSilent
 from workers.queue_socket import socket_path
 
@@ -78,21 +80,34 @@ def queued(command: Command, queue: str) -> int:
 def started(command: Command, queue: str) -> int:
     """Count the running jobs, without those whose worker is known to be dead.
 
-    RQ keeps the execution of a killed worker for up to its job's time limit; a sweeper that waited
-    for that would leave entries lying for ten minutes.
+    RQ keeps the execution of a killed worker for up to its job's time limit, and times it by the
+    clock of whoever began it; a sweeper that waited for that would leave entries lying for minutes.
     """
-    now = int(command("TIME")[0])
-    executions = command("ZRANGEBYSCORE", f"rq:wip:{queue}", f"({now}", "+inf")
-    return sum(not worker_is_dead(command, one.decode(errors="replace")) for one in executions)
+    return len(at_work(command, queue))
+
+
+def at_work(command: Command, queue: str) -> list[str]:
+    """Return the jobs of a queue that a live worker has in hand."""
+    executions = [
+        one.decode(errors="replace") for one in command("ZRANGE", f"rq:wip:{queue}", 0, -1)
+    ]
+    return [one.rpartition(":")[0] for one in executions if not worker_is_dead(command, one)]
 
 
 def worker_is_dead(command: Command, execution: str) -> bool:
-    """Tell whether the process that runs a job is surely gone (it ran on this machine)."""
+    """Tell whether whoever runs a job is gone: a process of this machine, or silent elsewhere.
+
+    A worker renews the keys of its execution and its own; the server lets them expire by its own
+    clock, so that no other one counts.
+    """
     worker = command("HGET", f"rq:execution:{execution}", "worker_name")
     if not worker:
-        return False
-    host, pid = command("HMGET", f"rq:worker:{worker.decode(errors='replace')}", "hostname", "pid")
-    if not host or not pid or host != socket.gethostname().encode() or not pid.isdigit():
+        return True
+    key = f"rq:worker:{worker.decode(errors='replace')}"
+    host, pid, life = command("HMGET", key, "hostname", "pid", "life")
+    if not host or not pid:
+        return True
+    if host != socket.gethostname().encode() or not pid.isdigit():
         return False
     try:
         os.kill(int(pid), 0)
@@ -100,7 +115,19 @@ def worker_is_dead(command: Command, execution: str) -> bool:
         return True
     except (PermissionError, OverflowError, ValueError):
         return False
-    return False
+    return bool(life) and life_of(int(pid)) not in ("", life.decode(errors="replace"))
+
+
+def life_of(pid: int) -> str:
+    """Tell a process of this machine from a later one of the same number; "" where none is seen.
+
+    By the boot and the time of its start (proc(5), field 22 of stat).
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        return f"{clock.boot_id()} {int(fields[19])}"
+    except OSError:
+        return ""
 
 
 def _ask(server: socket.socket, answers: BinaryIO, words: tuple[Any, ...]) -> Any:

@@ -128,8 +128,19 @@ def idle(connection: redis.Redis, queue: str) -> bool:
     return not queue_glance.queued(command, queue) and not queue_glance.started(command, queue)
 
 
+def pairs_with_a_job(connection: redis.Redis) -> set[tuple[int, int]]:
+    """Return each (pair, generation) that is queued or being made by a live worker."""
+    waiting = cast("list[bytes]", connection.lrange(f"rq:queue:{PAIRING}", 0, -1))
+    running = queue_glance.at_work(connection.execute_command, PAIRING)
+    with connection.pipeline(transaction=False) as pipeline:
+        for job in (*waiting, *(one.encode() for one in running)):
+            pipeline.hget(b"rq:job:" + job, "data")
+        found = pipeline.execute(raise_on_error=False)
+    return {pair for data in found if isinstance(data, bytes) and (pair := pair_of(data))}
+
+
 def worker_is_dead(connection: redis.Redis, execution: str) -> bool:
-    """Tell whether the process that runs a job is surely gone (it ran on this machine)."""
+    """Tell whether whoever runs a job is gone: a process of this machine, or silent elsewhere."""
     return queue_glance.worker_is_dead(connection.execute_command, execution)
 
 
@@ -194,8 +205,7 @@ def is_job_name(job: bytes) -> bool:
 def is_ours(data: bytes | None) -> bool:
     """Tell whether the raw data of a job is a call that this version makes; never unpickles."""
     try:
-        plain = zlib.decompressobj().decompress(data or b"", _JOB_BYTES)
-        function, instance, positional, arguments = json.loads(plain)
+        function, instance, positional, arguments = _call_of(data)
         if instance is not None or positional != [] or arguments.pop("version") != JOB_VERSION:
             return False
         if function == FILE_ENTRIES:
@@ -206,6 +216,20 @@ def is_ours(data: bytes | None) -> bool:
     except (zlib.error, ValueError, TypeError, LookupError, AttributeError, RecursionError):
         pass
     return False
+
+
+def pair_of(data: bytes) -> tuple[int, int] | None:
+    """Return which (pair, generation) a job is to make; None for every other."""
+    if not is_ours(data):
+        return None
+    function, _, _, arguments = _call_of(data)
+    return (arguments["pair"], arguments["generation"]) if function == PAIR_STUDY else None
+
+
+def _call_of(data: bytes | None) -> list[Any]:
+    """Read [function, instance, arguments, arguments by name]; raises where it is none."""
+    call: list[Any] = json.loads(zlib.decompressobj().decompress(data or b"", _JOB_BYTES))
+    return call
 
 
 def _are_batches(batches: Any) -> bool:

@@ -22,11 +22,11 @@ Config = Annotated[
 ]
 Host = Annotated[
     str | None,
-    typer.Option("--host", metavar="H", help="Address to listen on [settings: 127.0.0.1]."),
+    typer.Option("--host", metavar="H", help="Address to listen on (settings: 127.0.0.1)."),
 ]
 Port = Annotated[
     int | None,
-    typer.Option("--port", metavar="N", help="Port to listen on, 0 = any [settings: 11112]."),
+    typer.Option("--port", metavar="N", help="Port to listen on, 0 = any (settings: 11112)."),
 ]
 
 
@@ -36,6 +36,7 @@ def settings_of(
     *,
     host: str | None = None,
     port: int | None = None,
+    pairing_workers: int | None = None,
     logs: bool = True,
 ) -> Settings:
     """Load the settings that the shared options name, and set the logs up as they ask.
@@ -48,14 +49,15 @@ def settings_of(
     from config.errors import FolderUnusable
     from config.settings import load_settings
 
-    receiver: dict[str, Any] = {}
-    if host is not None:
-        receiver["host"] = host
-    if port is not None:
-        receiver["port"] = port
-    settings = load_settings(
-        config, root=root, overrides={"receiver": receiver} if receiver else None
-    )
+    given: dict[str, dict[str, Any]] = {
+        "receiver": {"host": host, "port": port},
+        "pairing": {"workers": pairing_workers},
+    }
+    overrides = {
+        table: {key: value for key, value in keys.items() if value is not None}
+        for table, keys in given.items()
+    }
+    settings = load_settings(config, root=root, overrides=overrides)
     if settings.root.exists() and not settings.root.is_dir():
         raise FolderUnusable(settings.root, "it is a file")
     if logs:

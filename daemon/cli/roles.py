@@ -70,20 +70,36 @@ def work(
     ],
     root: Root = None,
     config: Config = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", metavar="N", min=1, help="So many, supervised.")
+    ] = None,
+    drain: Annotated[
+        bool, typer.Option("--drain", help="End when nothing was to do for 10 seconds.")
+    ] = False,
+    beside: Annotated[int | None, typer.Option("--beside", min=1, hidden=True)] = None,
 ) -> None:
-    """Run one worker of one queue; it waits for the queue server and never starts one."""
+    """Run one worker of one queue, or several; they wait for the queue server and never start one.
+
+    A signal lets the job in hand finish; a second one drops it, and it is queued again.
+    """
     name, _, number = queue.partition("-")
     if name not in ("filing", "pairing") or not (number.isdigit() or queue == name):
         raise typer.BadParameter("there are the queues filing and pairing", param_hint="queue")
-    settings = settings_of(root, config)
+    settings = settings_of(root, config, pairing_workers=beside)
     from daemon.processes import keep_private, log_failing_threads
-    from daemon.working import run_worker
-    from workers.measuring import note_start
 
     keep_private()
     log_failing_threads()
+    if workers is not None:
+        from daemon.supervisor import run_workers
+
+        run_workers(settings, name, workers, _options(root, config), drain=drain)
+        return
+    from daemon.working import run_worker
+    from workers.measuring import note_start
+
     note_start(settings.layout, queue)
-    run_worker(settings, name)
+    run_worker(settings, name, drain=drain)
 
 
 def sweep(root: Root = None, config: Config = None) -> None:
