@@ -1,4 +1,4 @@
-# make demo | test | peers | chaos | soak | fuzz | check | constraints | audit | clean
+# make demo | test | peers | chaos | lab | soak | fuzz | check | constraints | audit | clean
 # All that is installed goes into .venv; the stamps in it make a second call quick.
 
 VENV := .venv
@@ -8,7 +8,7 @@ PYTHON ?=
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 CHECKED := config workers daemon tests $(wildcard benchmarks)
 
-.PHONY: demo test peers chaos soak fuzz check constraints audit clean help
+.PHONY: demo test peers chaos lab soak fuzz check constraints audit clean help
 .PHONY: check-format check-lint check-types check-layers check-spelling
 
 help:
@@ -16,6 +16,7 @@ help:
 	@echo "make test         run the tests, two files at once; ARGS='-k words' chooses, '-n0' takes one"
 	@echo "make peers        make the environment of a peer that a test compares us with"
 	@echo "make chaos        kill the system at work and judge what is left; ARGS='--seeds 1-10'"
+	@echo "make lab          cut, kill and restart hosts that share an index; as root; ARGS='--studies 20'"
 	@echo "make soak         send for long and watch what grows; ARGS='--instances 200000'"
 	@echo "make fuzz         read hostile input of every kind; ARGS='--seconds 60 header archives'"
 	@echo "make check        formatting, lint, types, layers, spelling"
@@ -36,6 +37,9 @@ check: check-format check-lint check-types check-layers check-spelling
 
 chaos: $(VENV)/.dev
 	$(BIN)/python tests/chaos_run.py $(ARGS)
+
+lab: $(VENV)/.dev
+	$(BIN)/python tests/lab_run.py $(ARGS)
 
 soak: $(VENV)/.dev
 	$(BIN)/python tests/soak_run.py $(ARGS)

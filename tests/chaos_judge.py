@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Protocol
 
 import pydicom
 from chaos_delivery import data_set_digest
@@ -58,23 +59,35 @@ class Verdict:
         self.drift.append(": ".join(filter(None, (words, ", ".join(listed[:_MOST]) + more))))
 
 
+class Index(Protocol):
+    """A connection of sqlite3 or psycopg."""
+
+    def execute(self, query: str, /) -> Any: ...
+
+
+def judge_archive(index: Index, archive: Path, promise: Promise) -> Verdict:
+    """Judge tree, rows, counts and pairs."""
+    verdict = Verdict()
+    tree = _judge_tree(archive, promise, verdict)
+    _judge_rows(index, archive, tree, verdict)
+    _judge_counts(index, promise, set(tree), verdict)
+    _judge_pairs(index, archive, promise, verdict)
+    return verdict
+
+
 def judge(root: Path, inboxes: list[Path], promise: Promise) -> Verdict:
     """Judge an installation whose processes have ended."""
-    verdict = Verdict()
-    tree = _judge_tree(root / "archive", promise, verdict)
     with contextlib.closing(
         sqlite3.connect(f"file:{root}/index.sqlite?mode=ro", uri=True)
     ) as index:
-        _judge_rows(index, root / "archive", tree, verdict)
-        _judge_counts(index, promise, set(tree), verdict)
-        _judge_pairs(index, root / "archive", promise, verdict)
+        verdict = judge_archive(index, root / "archive", promise)
         if index.execute("pragma integrity_check").fetchall() != [("ok",)]:
             verdict.say("the index is damaged")
     left = [
         path
         for top in (root / "spool/ready", root / "spool/incoming", root / "quarantine",
                     root / "archive/.petct/tmp", *inboxes)
-        for path in _files(top)
+        for path in files_below(top)
     ]  # fmt: skip
     if left:
         verdict.say("left over", left)
@@ -83,7 +96,7 @@ def judge(root: Path, inboxes: list[Path], promise: Promise) -> Verdict:
     return verdict
 
 
-def _files(top: Path) -> Iterator[str]:
+def files_below(top: Path) -> Iterator[str]:
     for folder, _, names in os.walk(top):
         for name in names:
             yield os.path.relpath(os.path.join(folder, name), top)
@@ -94,7 +107,7 @@ def _judge_tree(archive: Path, promise: Promise, verdict: Verdict) -> dict[str, 
     places: dict[str, list[str]] = {}
     pairs: dict[str, set[str]] = {}
     strange = []
-    for path in _files(archive):
+    for path in files_below(archive):
         if path.startswith(".petct/"):
             continue
         if found := _INSTANCE.fullmatch(path):
@@ -133,9 +146,7 @@ def _is_right(file: Path, uid: str, digest: str | None) -> bool:
     return bool(head.SOPInstanceUID == head.file_meta.MediaStorageSOPInstanceUID == uid)
 
 
-def _judge_rows(
-    index: sqlite3.Connection, archive: Path, tree: dict[str, str], verdict: Verdict
-) -> None:
+def _judge_rows(index: Index, archive: Path, tree: dict[str, str], verdict: Verdict) -> None:
     rows = index.execute(
         "select instance_uid, home || '/studies/' || digits || '/' || file_name, size, sha256"
         " from instance join folder on folder.id = folder_id"
@@ -162,9 +173,7 @@ def _judge_rows(
         verdict.say("series whose count is wrong", (uid for (uid,) in wrong))
 
 
-def _judge_counts(
-    index: sqlite3.Connection, promise: Promise, tree: set[str], verdict: Verdict
-) -> None:
+def _judge_counts(index: Index, promise: Promise, tree: set[str], verdict: Verdict) -> None:
     """Every entry is counted once: filed once for each instance, a duplicate each other time."""
     arrivals: dict[str, Counter[str]] = {}
     for uid, outcome in index.execute("select instance_uid, outcome from arrival"):
@@ -186,9 +195,7 @@ def _judge_counts(
         verdict.say("counted too often", many)
 
 
-def _judge_pairs(
-    index: sqlite3.Connection, archive: Path, promise: Promise, verdict: Verdict
-) -> None:
+def _judge_pairs(index: Index, archive: Path, promise: Promise, verdict: Verdict) -> None:
     rows = index.execute(
         "select study.study, folder, state, generation = done_generation"
         " from pair join study on study.id = study_id"

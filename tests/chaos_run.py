@@ -22,7 +22,7 @@ from chaos_disk import Disk, best_kinds, disk
 from chaos_judge import Promise, Verdict, digests_of_pair, judge
 from chaos_killer import Killer
 from chaos_plan import Plan
-from chaos_senders import Dropper, Ledger, Senders
+from chaos_senders import Dropper, Ledger, Senders, Target
 from chaos_system import System
 from installation import Installation
 from running import petct, wait_until
@@ -182,7 +182,7 @@ def undisturbed_pairs(studies: int, folder: Path) -> dict[str, dict[str, str]]:
 def _deliver(
     plan: Plan, place: Scene, delivery: Delivery, ledger: Ledger, report: Report, say: Say
 ) -> None:
-    senders = Senders(plan, place.one.port, ledger, place.folder / "senders")
+    senders = Senders(plan, Target(place.one.port), ledger, place.folder / "senders")
     dropper = Dropper(plan, place.inboxes, ledger)
     killer = Killer(plan, place.system, place.disk, dropper, delivery)
     total = delivery.to_send + delivery.to_drop

@@ -11,7 +11,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from random import Random
+from typing import Protocol
 
 from chaos_delivery import Piece
 from chaos_plan import Plan
@@ -25,6 +28,15 @@ _MESSAGE = re.compile(
     r"Message Type +: C-STORE (RQ|RSP)\n(?:D: .*\n)*?"
     r"D: Affected SOP Instance UID +: (\S+)\n(?:D: DIMSE Status +: 0x([0-9a-f]{4})|D: .*\n)*"
 )
+
+
+class Draws(Protocol):
+    """A plan, as far as senders ask it."""
+
+    @property
+    def senders(self) -> int: ...
+
+    def draw(self, purpose: str) -> Random: ...
 
 
 class Ledger:
@@ -60,11 +72,26 @@ class Ledger:
             return self.acknowledged.total() + self.dropped.total()
 
 
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where it is sent to, and how."""
+
+    port: int
+    addresses: tuple[str, ...] = ("127.0.0.1",)
+    """One of these each time."""
+    kinds: tuple[str, ...] = ("dcmsend", "dcmsend", "dcmsend", "storescu", "storescu", "storescu",
+                              "pynetdicom", "pynetdicom")  # fmt: skip
+    enter: tuple[str, ...] = ()
+    """What stands before the command of a sender of DCMTK."""
+    options: tuple[str, ...] = ()
+    """What stands behind its name."""
+
+
 class Senders:
     """Threads that each keep one association busy until everything is acknowledged."""
 
-    def __init__(self, plan: Plan, port: int, ledger: Ledger, folder: Path) -> None:
-        self._plan, self._port, self._ledger, self._folder = plan, port, ledger, folder
+    def __init__(self, plan: Draws, target: Target, ledger: Ledger, folder: Path) -> None:
+        self._plan, self._target, self._ledger, self._folder = plan, target, ledger, folder
         self._work: queue.SimpleQueue[list[Piece]] = queue.SimpleQueue()
         self._open = 0
         self._lock = threading.Lock()
@@ -104,8 +131,8 @@ class Senders:
                 continue
             turn += 1
             place = self._folder / f"{number}-{turn}"
-            kind = rng.choices(("dcmsend", "storescu", "pynetdicom"), (3, 3, 2))[0]
-            left = self._send(kind, part, place)
+            kind, address = rng.choice(self._target.kinds), rng.choice(self._target.addresses)
+            left = self._send(kind, address, part, place)
             if left:
                 self._work.put(left)  # as a PACS does
                 self._stop.wait(0.1 if len(left) < len(part) else 0.4)
@@ -113,11 +140,11 @@ class Senders:
                 with self._lock:
                     self._open -= 1
 
-    def _send(self, kind: str, part: list[Piece], place: Path) -> list[Piece]:
+    def _send(self, kind: str, address: str, part: list[Piece], place: Path) -> list[Piece]:
         """Send on one association; return what was not acknowledged."""
         place.mkdir(parents=True)
         send = self._pynetdicom if kind == "pynetdicom" else self._dcmtk
-        asked, statuses = send(kind, part, place)
+        asked, statuses = send(kind, address, part, place)
         success = [uid for uid, status in statuses if status == "0000"]
         answered = {uid for uid, _ in statuses}
         unanswered = [uid for uid in asked if uid not in answered]
@@ -130,9 +157,11 @@ class Senders:
         return [piece for piece in part if piece.uid not in done]
 
     def _dcmtk(
-        self, kind: str, part: list[Piece], place: Path
+        self, kind: str, address: str, part: list[Piece], place: Path
     ) -> tuple[list[str], list[tuple[str, str]]]:
-        command = [dcmtk(kind), "-d", "-aec", AE_TITLE, "127.0.0.1", str(self._port)]
+        target = self._target
+        command = [*target.enter, dcmtk(kind), "-d", *target.options]
+        command += ["-aec", AE_TITLE, address, str(target.port)]
         text = self._call([*command, *(str(piece.path) for piece in part)], place)
         asked, statuses = [], []
         for which, uid, status in _MESSAGE.findall(text):
@@ -143,10 +172,10 @@ class Senders:
         return asked, statuses
 
     def _pynetdicom(
-        self, kind: str, part: list[Piece], place: Path
+        self, kind: str, address: str, part: list[Piece], place: Path
     ) -> tuple[list[str], list[tuple[str, str]]]:
         (place / "list").write_text("\n".join(str(piece.path) for piece in part))
-        command = [sys.executable, str(_SCU), str(self._port), str(place / "list")]
+        command = [sys.executable, str(_SCU), str(self._target.port), str(place / "list")]
         self._call([*command, str(place / "answers")], place)
         lines: list[list[str]] = []
         with suppress(FileNotFoundError):

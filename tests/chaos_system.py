@@ -56,7 +56,7 @@ class System:
     def roles(self) -> dict[str, int]:
         """Return the process of each role (`ROLES`) that runs under the newest `run`."""
         found = {}
-        for pid in _children(self.process.pid):
+        for pid in direct_children(self.process.pid):
             with contextlib.suppress(OSError):
                 line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
                 found |= {role: pid for role, words in ROLES.items() if re.search(words, line)}
@@ -68,7 +68,7 @@ class System:
     def horse(self) -> int | None:
         """Return a child of the pairing worker: it makes a pair this moment."""
         worker = self.find("pairing worker")
-        return next(iter(_children(worker)), None) if worker else None
+        return next(iter(direct_children(worker)), None) if worker else None
 
     def kill_everything(self) -> None:
         """Kill `run` and all that it started at one moment."""
@@ -115,7 +115,7 @@ class System:
         return "".join(run.stderr for run in self._runs)
 
 
-def _children(pid: int) -> list[int]:
+def direct_children(pid: int) -> list[int]:
     """Return the children of a main thread; ours come from no other."""
     with contextlib.suppress(OSError):
         return [
