@@ -1,6 +1,7 @@
 """The frame of the command line: lazy commands, shared options, errors in one line."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -30,6 +31,14 @@ def test_help_names_every_command_with_its_summary():
     for command in COMMANDS:
         assert command.name in shown
         assert command.summary.split()[0] in shown
+
+
+@pytest.mark.parametrize("entry", COMMANDS, ids=lambda entry: entry.name)
+def test_no_help_has_brackets_that_would_be_taken_for_a_style(entry):
+    whole = entry.load()
+    for one in (whole, *getattr(whole, "commands", {}).values()):
+        helps = [one.help or "", *(getattr(option, "help", "") or "" for option in one.params)]
+        assert not [text for text in helps if re.search(r"\[[a-z@#/]", text)], one.name
 
 
 def loaded_by(*arguments: str) -> set[str]:

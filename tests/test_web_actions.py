@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 from filing_world import World, a_world, encoded, tiny
 from running import wait_until
+from typer.testing import CliRunner
 from web_serving import Served, Visitor, served
 
+from daemon.cli.app import app
 from daemon.sweeper import Sweeper
 from daemon.web.actions.acting import Undone
 from daemon.web.actions.held import _override
@@ -222,6 +224,16 @@ def test_all_are_retried_behind_the_page_and_what_cannot_be_read_stays(world, pa
     wait_until(lambda: not page.services.retrying.progress.running, 10, "the end of it")
     shown = " ".join(visitor.get("/quarantine").text.split())
     assert "1 went back to be filed. 1 stay: they could not be read." in shown
+    assert entries(world) == [entry]
+
+
+def test_the_command_goes_on_past_what_cannot_be_read_as_the_page_does(world):
+    (entry, _) = entries(world)
+    (world.layout.quarantine / f"{entry}.json").unlink()
+    words = ["quarantine", "retry", "--all", "--root", str(world.settings.root)]
+    done = CliRunner().invoke(app, words)
+    assert (done.exit_code, len(world.waiting())) == (0, 1)
+    assert "1 wait to be filed again\n1 stay: they could not be read" in done.stdout
     assert entries(world) == [entry]
 
 

@@ -18,7 +18,8 @@ from web_world import MARKUP, fill
 from workers.phantom.study import PhantomSpec, make_study
 
 PAGES = ("/", "/studies", "/studies/1", "/studies/2", "/held", "/held/2/force", "/held/2/choose",
-         "/quarantine", "/sources", "/settings", "/upload", "/nowhere")  # fmt: skip
+         "/quarantine", "/quarantine/retry-all", "/sources", "/settings", "/upload",
+         "/nowhere")  # fmt: skip
 RULES = {
     "light": {"resultTypes": ["violations"]},
     "dark": {"resultTypes": ["violations"], "runOnly": ["color-contrast"]},

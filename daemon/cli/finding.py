@@ -167,7 +167,7 @@ def _print_studies(found: list[dict[str, Any]]) -> None:
         pair = one["pair"]
         words = pair["state"] if pair else "-"
         if pair and pair["revision"]:
-            words += f"\nrev. {pair['revision']}"
+            words += f", revision {pair['revision']}" if wide else f"\nrev. {pair['revision']}"
         who = (one["patient_ID"], day(one["study_date"]), one["study_description"])
         name = f"{_plain(one['study'])}\n{', '.join(_plain(part) for part in who if part)}"
         series = [_plain(words_of(member)) for member in one["series"]]
