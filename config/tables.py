@@ -226,6 +226,7 @@ class PairingSettings(_Table):
 
     enabled: bool = True
     workers: int = Field(default=1, ge=0)
+    memory_mb: int | None = Field(default=None, ge=256)
     ct_preference: Literal["attenuation", "diagnostic"] = "attenuation"
     minimum_coverage: float = Field(default=0.9, ge=0, le=1)
     grid: str = "pet"

@@ -23,6 +23,7 @@ from workers.index.glance import glance
 from workers.index.tables import event, pair
 from workers.pairing import making
 from workers.pairing.failing import MOST_DEATHS, note_death, note_failure
+from workers.pairing.making import memory_words
 from workers.phantom.study import PhantomSpec, make_study
 
 NOWHERE = {"url": "unix:///nonexistent.sock"}
@@ -158,10 +159,13 @@ def test_a_pair_over_which_process_after_process_dies_is_held_in_words(world: Wo
     row = wanted_pair(world)
     for number in range(MOST_DEATHS):
         assert world.rows(pair)[0].state == "pending", number
-        note_death(world.index, row.id, row.generation, "signal SIGKILL")
+        memory = memory_words(world.index, world.settings, row.id)
+        note_death(world.index, row.id, row.generation, "signal SIGKILL", memory)
     (held,) = world.rows(pair)
     assert held.state == "held"
     assert "5 processes died while making it (signal SIGKILL)" in held.reasons
+    assert "it takes about 0.3 GB" in held.reasons
+    assert "together (pairing.memory_mb)" in held.reasons
     assert (events(world, "pair-maker-died"), events(world, "pair-held")) == (MOST_DEATHS, 1)
     note_death(world.index, row.id, row.generation, "signal SIGKILL")
     assert events(world, "pair-maker-died") == MOST_DEATHS

@@ -392,7 +392,7 @@ def test_a_pair_that_is_away_is_put_back_while_the_sweeper_runs(world: World) ->
 
 def test_a_pair_whose_exchange_goes_on_is_left_alone(world: World) -> None:
     old = between_two_renames(world)
-    with making.pair_lock(world.layout, row_of(world).id):
+    with making.pair_lock(world.index, world.layout, row_of(world).id):
         Sweeper(world.index, world.settings)._clean()
         assert old.exists()
         assert not home_of(world).exists()

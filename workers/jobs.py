@@ -164,8 +164,11 @@ def pair_maker_died(settings: Settings, arguments: Mapping[str, Any], reason: st
 
     The index is closed again: no later fork may inherit it.
     """
+    from workers.pairing.making import memory_words  # loaded already, where pairs are made
+
     with suppress(sa.exc.DBAPIError, WorkersError), closing(open_index(settings)) as index:
-        note_death(index, arguments["pair"], arguments["generation"], reason)
+        pair, generation = arguments["pair"], arguments["generation"]
+        note_death(index, pair, generation, reason, memory_words(index, settings, pair))
 
 
 def file_now(place: Workplace, entries: Sequence[EntryName]) -> dict[str, int]:

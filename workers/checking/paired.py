@@ -20,8 +20,9 @@ from workers.checking.suspects import Suspects
 from workers.completeness.judging import PairWish
 from workers.errors import PairDamaged
 from workers.index.tables import pair, study
-from workers.pairing.exchanging import finish_exchanges, pair_lock
+from workers.pairing.exchanging import finish_exchanges
 from workers.pairing.load import open_pair
+from workers.pairing.locking import pair_lock
 from workers.pairing.pair_json import PairMeta
 
 _OLD = re.compile(r"pair-(\d+)-.*\.old")
@@ -38,7 +39,7 @@ def compare_pairs(scene: Scene, suspects: Suspects) -> None:
         scene.progress("pairs", scene.report.compared["pairs"], 0)
         if _is_wanted(row) or _trouble_of(scene, row) is None:
             continue
-        with pair_lock(scene.layout, row.id) as alone:
+        with pair_lock(scene.index, scene.layout, row.id) as alone:
             if alone:
                 _settle(scene, row.id, wishes)
     _tell_folders_without_row(scene, suspects)
@@ -147,7 +148,7 @@ def _settle_exchanges(scene: Scene) -> None:
             if is_left_over(place / name, now):
                 scene.tell(Code.TEMPORARY_LEFT_OVER, f".petct/tmp/{name}")
             continue
-        with pair_lock(scene.layout, int(old[1])) as alone:
+        with pair_lock(scene.index, scene.layout, int(old[1])) as alone:
             unfinished = alone and facts_of(place / name) is not None
         if unfinished:
             scene.settle(Code.EXCHANGE_UNFINISHED, f".petct/tmp/{name}", "",

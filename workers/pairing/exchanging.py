@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -16,6 +13,7 @@ from config.layout import Layout
 from workers import durable
 from workers.index.engine import MetadataIndex
 from workers.index.tables import pair, study
+from workers.pairing.locking import pair_lock
 from workers.rooted import LinkRefused
 
 
@@ -44,18 +42,6 @@ def exchange_folder(
     durable.fsync_folder(target.parent)
 
 
-@contextmanager
-def pair_lock(layout: Layout, pair_id: int) -> Iterator[bool]:
-    """Hold the lock of a pair; False when somebody else holds it."""
-    with open(layout.locks / f"pair-{pair_id}", "ab") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True
-
-
 def finish_exchanges(index: MetadataIndex, layout: Layout) -> int:
     """Put back the pairs that a kill between two renames (no RENAME_EXCHANGE) left without a
     folder, and remove the old ones that have been replaced.
@@ -66,7 +52,7 @@ def finish_exchanges(index: MetadataIndex, layout: Layout) -> int:
     done = 0
     for old in (layout.archive_private / "tmp").glob("pair-*.old"):
         pair_id = int(old.name.split("-")[1])
-        with pair_lock(layout, pair_id) as alone:
+        with pair_lock(index, layout, pair_id) as alone:
             if alone and old.exists():
                 done += _finish(index, layout, old, pair_id)
     return done

@@ -37,8 +37,13 @@ def note_failure(index: MetadataIndex, pair_id: int, generation: int, reason: st
                          generation=generation, reason=reason)  # fmt: skip
 
 
-def note_death(index: MetadataIndex, pair_id: int, generation: int, reason: str) -> None:
-    """Note that the process died that made a generation; hold the pair after `MOST_DEATHS`."""
+def note_death(
+    index: MetadataIndex, pair_id: int, generation: int, reason: str, memory: str = ""
+) -> None:
+    """Note that the process died that made a generation; hold the pair after `MOST_DEATHS`.
+
+    `memory` says what the pair takes and what there is.
+    """
     at = clock.utc_now()
     with index.write() as connection:
         row = _wanted(connection, pair_id, generation)
@@ -48,7 +53,8 @@ def note_death(index: MetadataIndex, pair_id: int, generation: int, reason: str)
                      generation=generation, reason=reason)  # fmt: skip
         if len(_told(connection, row, DIED)) < MOST_DEATHS:
             return
-        words = [f"{MOST_DEATHS} processes died while making it ({reason}): has it memory enough?"]
+        died = f"{MOST_DEATHS} processes died while making it ({reason}): has it memory enough?"
+        words = [f"{died} {memory}".strip()]
         connection.execute(
             pair.update()
             .where(pair.c.id == pair_id)

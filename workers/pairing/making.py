@@ -1,6 +1,7 @@
 """Make a pair: build it beside, and exchange the folder whole.
 
-One process at a time makes the pair of a study (flock). The new folder is built under
+One process at a time makes the pair of a study (locking.py), and no more at once than the host has
+memory for (share.py). The new folder is built under
 `<archive>/.petct/tmp` (of a read-only archive: below `pairing.output_root`), durable; then, in one
 write transaction, the index is asked whether this generation is still wanted, the folder takes its
 place by RENAME_EXCHANGE, and the generation is done. Killed anywhere, the old pair stands whole or
@@ -15,7 +16,7 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -36,8 +37,11 @@ from workers.index.engine import MetadataIndex
 from workers.index.tables import folder, instance, pair, series, study
 from workers.pairing.build import PairContext, PairOptions, PairSummary, SeriesInput, build_pair
 from workers.pairing.claiming import claim_folder, is_free
-from workers.pairing.exchanging import exchange_folder, pair_lock
+from workers.pairing.exchanging import exchange_folder
+from workers.pairing.locking import pair_lock
+from workers.pairing.need import in_words, memory_need
 from workers.pairing.selection import Override
+from workers.pairing.share import memory_budget, share_of_memory
 from workers.pairing.suv import judge_suv
 from workers.pairing.volume_input import volume_input
 from workers.rooted import LinkRefused, folder_below, is_file
@@ -78,7 +82,7 @@ def make_pair(index: MetadataIndex, settings: Settings, pair_id: int, generation
     layout = settings.layout
     check_archive(layout, index.identities().archive)
     check_writable(layout.output, "archive")
-    with pair_lock(layout, pair_id) as alone:
+    with pair_lock(index, layout, pair_id) as alone:
         if not alone:
             return "busy"
         with index.write() as connection:
@@ -89,7 +93,10 @@ def make_pair(index: MetadataIndex, settings: Settings, pair_id: int, generation
             try:
                 for file in (*wanted.pet.files, *wanted.ct.files):
                     is_file(layout.archive, file.relative_to(layout.archive))
-                summary = _build(wanted, settings.pairing, building)
+                need = _need(wanted, settings.pairing)
+                budget = memory_budget(settings.pairing.memory_mb)
+                with share_of_memory(layout, need, budget):
+                    summary = _build(wanted, settings.pairing, building)
                 return _put_in_place(index, layout, wanted, building, summary)
             except (PairingRefused, DataError) as error:
                 _refuse(index, wanted, str(error))
@@ -109,6 +116,34 @@ def make_pair(index: MetadataIndex, settings: Settings, pair_id: int, generation
                 if why := durable.why_full(error):
                     raise StoreUnavailable(f"the archive cannot be written: {why}") from error
                 raise
+
+
+def memory_words(index: MetadataIndex, settings: Settings, pair_id: int) -> str:
+    """Say what memory a pair takes and what there is; "" where nobody can tell."""
+    with index.write() as connection:
+        wanted = _read_wanted(connection, settings.layout, pair_id)
+    if wanted is None:
+        return ""
+    try:
+        need = _need(wanted, settings.pairing)
+    except (PairingRefused, DataError):
+        return ""
+    budget = memory_budget(settings.pairing.memory_mb)
+    return (
+        f"it takes about {in_words(need)}, and the pairs of this host may take"
+        f" {in_words(budget)} together (pairing.memory_mb)"
+    )
+
+
+def _need(wanted: _Wanted, settings: PairingSettings) -> int:
+    options = options_of(settings, wanted.override)
+    pet, ct = volume_input(wanted.pet), volume_input(wanted.ct)
+    return memory_need(pet, ct, options, _threads(settings))
+
+
+def _threads(settings: PairingSettings) -> int:
+    """Return how many threads decode, so that all workers of this host have a core for each."""
+    return max(1, len(os.sched_getaffinity(0)) // max(1, settings.workers))
 
 
 def options_of(settings: PairingSettings, override: Override | None) -> PairOptions:
@@ -160,7 +195,8 @@ def _build(wanted: _Wanted, settings: PairingSettings, out: Path) -> PairSummary
         warnings=(),
         made_at=clock.utc_now(),
     )
-    return build_pair(pet, ct, suv, context, options_of(settings, wanted.override), out)
+    options = replace(options_of(settings, wanted.override), threads=_threads(settings))
+    return build_pair(pet, ct, suv, context, options, out)
 
 
 def _read_wanted(connection: Connection, layout: Layout, pair_id: int) -> _Wanted | None:

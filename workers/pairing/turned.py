@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -29,11 +30,7 @@ def resample_turned(
     It is computed in float64: the origin of a slab rounds differently from that of the volume.
     """
     sigmas = smoothing_sigmas(source, target)
-    margin = [len(gaussian_kernel(sigma)) // 2 + 2 for sigma in sigmas]
-    matrix, shift = target.index_map(source)
-    for start in range(0, target.size[2], _SLAB):
-        stop = min(start + _SLAB, target.size[2])
-        box = _source_box(matrix, shift, target.size, (start, stop), source.size, margin)
+    for start, stop, box in _slabs(source, target):
         if box is None:
             yield from (np.full(target.shape[1:], fill, np.float32) for _ in range(start, stop))
             continue
@@ -45,6 +42,23 @@ def resample_turned(
             image = sitk.DiscreteGaussian(image, variances, MAXIMUM_KERNEL, MAXIMUM_ERROR, False)
         slab = _resample(image, target, (start, stop), fill)
         yield from slab
+
+
+def largest_slab(source: Grid, target: Grid) -> int:
+    """Return the most source voxels that one slab asks for."""
+    boxes = [box for _, _, box in _slabs(source, target) if box is not None]
+    return max((math.prod(high - low for low, high in box) for box in boxes), default=0)
+
+
+def _slabs(source: Grid, target: Grid) -> Iterator[tuple[int, int, list[tuple[int, int]] | None]]:
+    """Yield the first target slice of each slab, the one after its last, and its source voxels."""
+    sigmas = smoothing_sigmas(source, target)
+    margin = [len(gaussian_kernel(sigma)) // 2 + 2 for sigma in sigmas]
+    matrix, shift = target.index_map(source)
+    for start in range(0, target.size[2], _SLAB):
+        stop = min(start + _SLAB, target.size[2])
+        box = _source_box(matrix, shift, target.size, (start, stop), source.size, margin)
+        yield start, stop, box
 
 
 def as_image(
