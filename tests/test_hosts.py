@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,10 @@ from hypothesis import strategies as st
 from rq import Queue
 from rq.serializers import JSONSerializer
 from running import petct, running, wait_until
+from typer.testing import CliRunner
+from web_serving import served
 
+from daemon.cli.app import app
 from daemon.looking import look
 from daemon.sweeper import Sweeper, run_sweeper
 from workers import clock, queues
@@ -365,6 +367,7 @@ def test_without_a_name_a_host_among_others_has_no_spool(hosts: Hosts) -> None:
         pairing_only.close()
 
 
+@pytest.mark.both_databases
 def test_a_host_that_gets_a_name_takes_over_what_it_did_without_one(hosts: Hosts) -> None:
     alone = make_world(hosts.folder / "root-a", **hosts.settings_of(""))
     alone.put({"letter": b"Dear colleague"})
@@ -386,6 +389,7 @@ def rows_of(world: World, table: sa.Table) -> list[Any]:
         return list(connection.execute(sa.select(table)))
 
 
+@pytest.mark.both_databases
 def test_what_another_host_set_aside_is_told_and_left_to_it(
     hosts: Hosts, two: tuple[Host, Host]
 ) -> None:
@@ -458,15 +462,17 @@ def test_the_commands_tell_of_hosts(
         monkeypatch.setenv(name, value)
 
     def answer(*words: str) -> str:
-        done = subprocess.run(
-            petct(*words, *options(two[0])), capture_output=True, text=True, timeout=60, check=True
-        )
-        return done.stdout
+        done = CliRunner().invoke(app, [*words, *options(two[0])])
+        assert done.exit_code == 0, done.output
+        return str(done.stdout)
 
     told = json.loads(answer("status", "--json"))["hosts"]
     assert [(one["name"], one["entries"]) for one in told] == [("a", 0), ("b", 1)]
     assert "1 entry waits there; series wait for it" in answer("status")
     assert "not seen for" in answer("hosts")
+    assert "b: not seen for" in answer("top")
+    with served(two[0].world.settings) as site:
+        assert "<dt>Host b</dt><dd>not seen for" in site.client().get("/").text
     assert "b is forgotten" in answer("hosts", "forget", "b")
     assert [one["name"] for one in json.loads(answer("hosts", "--json"))] == ["a"]
 

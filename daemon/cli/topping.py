@@ -153,6 +153,8 @@ def _numbers(view: View) -> Table:
     oldest = "" if status.oldest_seconds is None else f", oldest for {status.oldest_seconds:,.0f} s"
     queues = ", ".join(f"{name} {depth:,}" for name, depth in status.queues.items())
     table.add_row("waiting", f"{status.waiting:,}{oldest}; queues: {queues}")
+    for host in status.hosts:
+        table.add_row("host", f"{host.name}: {host.state}")
     table.add_row(
         "pairs", ", ".join(f"{number:,} {state}" for state, number in counts.pairs.items())
     )

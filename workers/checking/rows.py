@@ -73,7 +73,7 @@ def _homes(index: MetadataIndex) -> Iterator[str]:
     while True:
         with index.read() as connection:
             page = connection.execute(
-                sa.select(home).distinct().where(column > last).order_by(column).limit(PAGE)
+                sa.select(home).where(column > last).group_by(home).order_by(column).limit(PAGE)
             )
             homes = list(page.scalars())
         yield from homes
