@@ -85,6 +85,7 @@ timed(batches.os, "rename", "rename")
 timed(durable, "fsync_folder", "folder")
 timed(inflow.Inflow, "comes", "receive")
 timed(inflow.Inflow, "send", "answer")
+timed(storing.AssociationStore, "settle", "behind the answer")
 timed(established.EstablishedPhase, "_converse", "all")
 """
 TOLD = """
@@ -285,7 +286,11 @@ def main() -> int:
             with emptied(top / "source") as source:
                 files = stamped(source, given.instances, LOADS[load])
                 size = sum(path.stat().st_size for path in files) / 1e6
-                print(f"{load}: {len(files)} instances, {size:.0f} MB, {os.cpu_count()} cores")
+                print(
+                    f"{load}: {len(files)} instances, {size:.0f} MB, {os.cpu_count()} cores,",
+                    end="",
+                )
+                print(f" load {os.getloadavg()[0]:.1f}", flush=True)
                 for pdu in given.pdu:
                     if given.split:
                         split(files, pdu, given.repeats, top)

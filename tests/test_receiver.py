@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -24,6 +25,7 @@ from pynetdicom import AE
 from pynetdicom.dimse_messages import C_STORE_RQ
 from pynetdicom.dimse_primitives import C_STORE
 from running import Running, running, wait_until
+from wire import Peer, release, store
 
 from daemon.receiver import storing
 from daemon.receiver.access import plain_address
@@ -509,6 +511,33 @@ def slow_disk(monkeypatch):
             yield writing, go
         finally:
             go.set()
+
+
+def test_an_instance_is_answered_before_anything_is_done_with_it(settings):
+    heard = []
+
+    def offer(entry):
+        heard.append(peer.hear().status)
+
+    with Receiver(settings, offer) as one, Peer(one.port) as peer:
+        peer.associate().send(store())
+        wait_until(lambda: heard, 5, "the instance is handed on")
+        assert heard == [0x0000]
+        peer.send(release())
+        assert peer.hear().kind == "released"
+
+
+def test_an_instance_is_handed_on_though_its_sender_has_gone_before_the_answer(
+    receiver, offered, settings, monkeypatch, caplog
+):
+    with slow_disk(monkeypatch) as (writing, go), Peer(receiver.port) as peer:
+        peer.associate().send(store())
+        assert writing.wait(20)
+        peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        peer.socket.close()  # with a reset
+        go.set()
+        wait_until(lambda: "association-ended" in caplog.messages, 5)
+    assert [entry.where(settings.layout) for entry in offered] == entries(settings)
 
 
 class InBackground(threading.Thread):
