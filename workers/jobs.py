@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
+from functools import cache
 from itertools import groupby
 from typing import Any
 
@@ -174,6 +175,8 @@ def pair_maker_died(settings: Settings, arguments: Mapping[str, Any], reason: st
 def file_now(place: Workplace, entries: Sequence[EntryName]) -> dict[str, int]:
     """File entries, judge, and ask for the pairs that are due."""
     report = place.filer.file_entries(entries)
+    for text, facts in report.facts:
+        place.read_facts.remember(text, facts)
     studies = _studies_to_judge(place, report)
     if studies:
         ask_for_pairs(place.settings, place.judge(studies, report.touched_series))
@@ -213,25 +216,32 @@ def _entries(settings: Settings, batches: Mapping[str, Any]) -> Iterator[EntryNa
                 yield entry
 
 
-def _studies_to_judge(place: Workplace, report: FilingReport) -> set[int]:
-    """Return the studies of a filed batch, but for those that may wait for the rest of it."""
-    if not report.touched_series:
-        return set()
+@cache
+def _touched_series() -> sa.Select[Any]:
+    touched: sa.BindParameter[Any] = sa.bindparam("touched", expanding=True)
     pet = series.alias()
     whole = sa.exists().where(
         pet.c.study_id == series.c.study_id,
         pet.c.modality == "PT",
         pet.c.state == str(SeriesState.COMPLETE),
     )
+    return (
+        sa.select(series.c.id, series.c.study_id, series.c.modality, series.c.role,
+                  series.c.instances, series.c.expected, study.c.two_patients,
+                  whole.label("beside_whole_pet"))
+        .join(study, study.c.id == series.c.study_id)
+        .where(series.c.id.in_(touched))
+        .order_by(series.c.study_id)
+    )  # fmt: skip
+
+
+def _studies_to_judge(place: Workplace, report: FilingReport) -> set[int]:
+    """Return the studies of a filed batch, but for those that may wait for the rest of it."""
+    if not report.touched_series:
+        return set()
     with place.index.read() as connection:
-        rows = connection.execute(
-            sa.select(series.c.id, series.c.study_id, series.c.modality, series.c.role,
-                      series.c.instances, series.c.expected, study.c.two_patients,
-                      whole.label("beside_whole_pet"))
-            .join(study, study.c.id == series.c.study_id)
-            .where(series.c.id.in_(report.touched_series))
-            .order_by(series.c.study_id)
-        ).all()  # fmt: skip
+        asked = {"touched": sorted(report.touched_series)}
+        rows = connection.execute(_touched_series(), asked).all()
     due = set()
     for study_id, mine in groupby(rows, key=lambda row: int(row.study_id)):
         touched = list(mine)

@@ -5,7 +5,6 @@ Step 5 of the filing protocol (protocol.py).
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
@@ -82,8 +81,7 @@ def _withdraw(place: Path, works: Sequence[Work]) -> None:
     """Take back from quarantine what a killed run set aside and this one judges otherwise."""
     for work in works:
         outcome = work.row.outcome if work.row is not None else "filed"
-        reason = quarantine.reason_of(place, work.identifier)
-        if outcome not in SET_ASIDE and os.path.lexists(reason):
+        if outcome not in SET_ASIDE and quarantine.has(place, work.identifier):
             quarantine.remove(place, work.identifier)
 
 

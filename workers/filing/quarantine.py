@@ -52,6 +52,11 @@ def reason_of(quarantine: Path, entry: str) -> Path:
     return quarantine / f"{entry}.json"
 
 
+def has(quarantine: Path, entry: str) -> bool:
+    """Tell whether an entry was set aside; asked of each that is filed."""
+    return os.path.lexists(f"{quarantine}/{entry}.json")
+
+
 def set_aside(quarantine: Path, file: Path, reason: Reason) -> Path:
     """Keep a file in quarantine, durable, its reason first; doing it again changes nothing.
 
