@@ -57,14 +57,10 @@ def mirroring(
 
 def mirror_once(mirror: Mirror, stop: threading.Event) -> Sent:
     """Send all that the store lacks now."""
-    sent = Sent()
-    while not stop.is_set():
+    sent, more = Sent(), True
+    while more and not stop.is_set():
         some, more = mirror.step(clock.monotonic())
         sent.add(some)
-        if not more:
-            if mirror.is_level():
-                break
-            stop.wait(1.0)  # on PostgreSQL what is being committed is waited for
     return sent
 
 

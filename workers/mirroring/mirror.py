@@ -84,13 +84,6 @@ class Mirror:
                 self._journal_at = now
         return sent, more
 
-    def is_level(self) -> bool:
-        """Tell whether everything that the index has was looked at."""
-        with self.index.read() as connection:
-            newest = {"events": newest_event(connection), "instances": newest_instance(connection)}
-        keys = ("events", "instances") if self._all else ("events",)
-        return all(self._mark(what) >= newest[what] for what in keys)
-
     def send_journal(self, sent: Sent) -> None:
         """Send what the archive's journal has grown by, in whole lines."""
         store, private = self.sender.store, self.settings.layout.archive_private
