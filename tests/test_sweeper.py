@@ -118,8 +118,8 @@ def test_a_kill_between_quiet_and_verdict_is_made_good(filed: World) -> None:
     assert sweeper.judge_interrupted() == []
 
 
-def phantom_pair(world: World, pet_slices: int = 8) -> None:
-    made = make_study(PhantomSpec(size="tiny"))
+def phantom_pair(world: World, pet_slices: int = 8, patient: int = 1) -> None:
+    made = make_study(PhantomSpec(size="tiny", patient_number=patient))
     pet, ct = made.named("PET AC"), made.named("CT IMAGES")
     files = [encoded(pet.dataset(number)) for number in range(pet_slices)]
     files += [encoded(ct.dataset(number)) for number in range(ct.count)]
@@ -251,6 +251,33 @@ def test_pairs_of_a_lost_queue_are_asked_for_again(queued: tuple[World, QueueSer
         writing.execute(pair.update().values(done_generation=pair.c.generation, state="ready"))
     sweeper.tick(clock.monotonic() + 4000)
     assert queues.depths(connection)["pairing"] == 0
+    connection.close()
+
+
+def test_a_pair_whose_maker_is_silent_is_asked_for_while_others_are_made(
+    queued: tuple[World, QueueServer],
+) -> None:
+    world, valkey = queued
+    phantom_pair(world)
+    phantom_pair(world, patient=2)
+    sweeper = Sweeper(world.index, world.settings)
+    sweeper.judge_quiet_series(clock.monotonic() + 1000)
+    connection = valkey.connect()
+    connection.flushall()
+    start = clock.monotonic() + 2000
+    sweeper.tick(start)
+    both = queues.pairs_with_a_job(connection)
+    assert len(both) == 2
+    for worker in ("lives", "silent"):
+        job = connection.lpop("rq:queue:pairing").decode()
+        connection.zadd("rq:wip:pairing", {f"{job}:run": 1})
+        connection.hset(f"rq:execution:{job}:run", "worker_name", worker)
+    connection.hset("rq:worker:lives", mapping={"hostname": "elsewhere", "pid": 1})
+    (made,) = queues.pairs_with_a_job(connection)
+    sweeper.tick(start + 5)
+    assert queues.pairs_with_a_job(connection) == both
+    (job,) = connection.lrange("rq:queue:pairing", 0, -1)
+    assert queues.pair_of(connection.hget(b"rq:job:" + job, "data")) == (both - {made}).pop()
     connection.close()
 
 
