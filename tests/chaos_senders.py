@@ -78,7 +78,7 @@ class Target:
 
     port: int
     addresses: tuple[str, ...] = ("127.0.0.1",)
-    """One of these each time."""
+    """One after the other."""
     kinds: tuple[str, ...] = ("dcmsend", "dcmsend", "dcmsend", "storescu", "storescu", "storescu",
                               "pynetdicom", "pynetdicom")  # fmt: skip
     enter: tuple[str, ...] = ()
@@ -131,7 +131,8 @@ class Senders:
                 continue
             turn += 1
             place = self._folder / f"{number}-{turn}"
-            kind, address = rng.choice(self._target.kinds), rng.choice(self._target.addresses)
+            kind, addresses = rng.choice(self._target.kinds), self._target.addresses
+            address = addresses[(number + turn) % len(addresses)]
             left = self._send(kind, address, part, place)
             if left:
                 self._work.put(left)  # as a PACS does

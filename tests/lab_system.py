@@ -1,6 +1,7 @@
 """The system of a lab: two hosts that receive, one with the servers, some that pair."""
 
 import contextlib
+import os
 import secrets
 import shutil
 import signal
@@ -205,7 +206,7 @@ class Lab:
         stack.callback(self.queues.end)
         self.archive = folder / "archive"
         self.archive.mkdir()
-        self.is_cached = shutil.which("bindfs") is not None
+        self.is_cached = shutil.which("bindfs") is not None and os.access("/dev/fuse", os.W_OK)
         self.hosts: dict[str, LabHost] = {}
         for name in RECEIVING + PAIRING:
             own = folder / f"host-{name}"

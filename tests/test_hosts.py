@@ -111,11 +111,14 @@ def test_nothing_that_waits_on_a_living_host_is_ever_taken_for_younger(
 
 @dataclass
 class Host:
-    """One host: its world, its sweeper, its boot and how far its clock is from ours."""
+    """One host: its world, its sweeper, its boot and how far its clocks are from ours."""
 
     world: World
     boot: str
     offset: float
+    """Of its monotonic clock."""
+    ahead: float
+    """Of its wall clock: seconds."""
     sweeper: Sweeper | None = None
 
 
@@ -125,15 +128,18 @@ class Hosts:
     def __init__(self, folder: Path, patch: pytest.MonkeyPatch, **overrides: Any) -> None:
         self.folder, self.passed = folder, 0.0
         self.now: Host | None = None
-        self._real = clock.monotonic, clock.wall
+        self._began = clock.monotonic(), clock.wall()  # they stand still but for `pass_by`
         patch.setattr(clock, "boot_id", lambda: self.now.boot if self.now else "nobody's")
         patch.setattr(clock, "monotonic", self._monotonic)
-        patch.setattr(clock, "wall", lambda: self._real[1]() + self.passed)
+        patch.setattr(clock, "wall", self._wall)
         self.overrides = {"redis": NOWHERE, **overrides}
         self.all: dict[str, Host] = {}
 
     def _monotonic(self) -> float:
-        return self._real[0]() + self.passed + (self.now.offset if self.now else 0.0)
+        return self._began[0] + self.passed + (self.now.offset if self.now else 0.0)
+
+    def _wall(self) -> float:
+        return self._began[1] + self.passed + (self.now.ahead if self.now else 0.0)
 
     def settings_of(self, name: str) -> dict[str, Any]:
         index = databases.index_of(self.folder / "shared") or {
@@ -142,9 +148,9 @@ class Hosts:
         return {"spool": {"name": name}, "paths": {"archive": self.folder / "archive"},
                 **index, **self.overrides}  # fmt: skip
 
-    def add(self, name: str, offset: float = 0.0) -> Host:
+    def add(self, name: str, offset: float = 0.0, ahead: float = 0.0) -> Host:
         one = Host(make_world(self.folder / f"root-{name}", **self.settings_of(name)),
-                   f"boot of {name}", offset)  # fmt: skip
+                   f"boot of {name}", offset, ahead)  # fmt: skip
         self.all[name] = one
         return one
 
@@ -181,8 +187,8 @@ def hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hosts]:
 
 @pytest.fixture
 def two(hosts: Hosts) -> tuple[Host, Host]:
-    """Their monotonic clocks lie months apart, as those of two boots do."""
-    return hosts.add("a"), hosts.add("b", offset=9e6)
+    """Their monotonic clocks lie months apart, as those of two boots do, the others minutes."""
+    return hosts.add("a"), hosts.add("b", offset=9e6, ahead=420)
 
 
 @pytest.fixture
