@@ -5,7 +5,7 @@ back from their files. Volumes that cannot be streamed are held whole: slices th
 grids that are turned against one another, many frames in one file.
 
 The constants were measured (docs/performance.md, "Workers"): the peak of the resident memory of
-phantoms from 0.25 to 1.2 GB is 0.91 to 1.00 of the estimate.
+phantoms from 0.25 to 1.3 GB is 0.90 to 1.00 of the estimate.
 """
 
 from __future__ import annotations
