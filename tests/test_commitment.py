@@ -196,6 +196,14 @@ def test_a_damaged_file_is_put_aside_and_the_others_go_on(world: World, slices: 
     assert [path.suffix for path in world.layout.commitment.iterdir()] == [".damaged", ".result"]
 
 
+def test_what_is_not_reported_yet_keeps_the_reporter_awake(world: World) -> None:
+    transactions = Transactions(world.layout)
+    assert transactions.is_at_rest()
+    for state, rests in ((State.REQUEST, False), (State.RESULT, False), (State.ENDED, True)):
+        transactions.write(a_transaction(), state)
+        assert transactions.is_at_rest() is rests
+
+
 def test_only_so_many_transactions_wait_at_once(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,6 +31,8 @@ from workers.commitment.transactions import Ending, State, Transaction, Transact
 from workers.spool.batches import BatchSource
 
 _LOOK_SECONDS = 0.25
+_REST_SECONDS = 1.0
+"""Between two looks where nobody has asked for anything: each wakes an idle machine up."""
 _ANSWER_SECONDS = 30.0
 _CONNECT_SECONDS = 5.0
 _FIRST_RETRY_SECONDS = 2.0
@@ -100,9 +102,11 @@ class Reporter:
         self.close()
 
     def _run(self) -> None:
-        while not self._stop.wait(_LOOK_SECONDS):
+        wait = _LOOK_SECONDS
+        while not self._stop.wait(wait):
             try:
                 self._look()
+                wait = _REST_SECONDS if self._transactions.is_at_rest() else _LOOK_SECONDS
             except OSError as error:
                 log.warning("commitment-results-unreadable", reason=error.strerror)
             except Exception:  # the thread's boundary: the next look tries again

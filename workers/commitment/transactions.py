@@ -172,6 +172,11 @@ class Transactions:
                     continue
         return [key for _, key in sorted(found)]
 
+    def is_at_rest(self) -> bool:
+        """Tell whether none is to be decided or reported."""
+        open_ones = (f".{State.REQUEST}", f".{State.RESULT}")
+        return not any(item.name.endswith(open_ones) for item in self._items())
+
     def is_full(self) -> bool:
         """Tell whether no further transaction is taken."""
         sizes = [item.stat().st_size for item in self._items()]
