@@ -45,7 +45,8 @@ from workers.commitment.verdicts import (
 )
 from workers.errors import StoreUnavailable
 from workers.identity import check_archive, check_identity
-from workers.index.engine import MetadataIndex, insert_new_rows
+from workers.index.engine import MetadataIndex
+from workers.index.inserting import insert_new_rows
 from workers.index.tables import event
 
 LONGEST_WAIT_SECONDS = 24 * 3600.0

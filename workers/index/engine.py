@@ -164,20 +164,6 @@ def insert_new(connection: Connection, table: sa.Table, **values: Any) -> bool:
     return bool(connection.execute(statement).rowcount)
 
 
-def insert_new_rows(
-    connection: Connection, table: sa.Table, rows: list[dict[str, Any]], key: sa.Column[Any]
-) -> set[Any]:
-    """Insert rows unless a unique constraint forbids one; return the keys of the new ones."""
-    if not rows:
-        return set()
-    if connection.dialect.name == "postgresql":
-        from sqlalchemy.dialects.postgresql import insert
-    else:
-        from sqlalchemy.dialects.sqlite import insert  # type: ignore[assignment]
-    statement = insert(table).on_conflict_do_nothing().returning(key)
-    return set(connection.execute(statement, rows).scalars())
-
-
 def _migrate(settings: Settings) -> None:
     """Run the missing migrations; SQLite changes a table by making it anew, unwatched."""
     engine = _engine(settings, migrating=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 
 from config.layout import Layout
-from workers.index.engine import MetadataIndex, insert_new_rows
+from workers.index.engine import MetadataIndex
+from workers.index.inserting import insert_new_rows
 from workers.index.tables import event
 from workers.spool.notes import Note, remove_notes, take_notes
 
