@@ -159,6 +159,17 @@ def test_a_choice_that_is_none_changes_nothing(fields, words):
         _override(fields, shown, forced=False)
 
 
+def test_the_commands_tell_programs_what_the_pair_became(held):
+    for action in ("choose --weight-kg 70", "forget", "wait", "force"):
+        name, *options = action.split()
+        words = ["held", name, SPEC.uid(), *options, "--root", str(held.settings.root), "--json"]
+        done = CliRunner().invoke(app, words)
+        assert done.exit_code == 0, (action, done.output)
+        told = json.loads(done.stdout)
+        assert (told["study"], told["state"]) == (SPEC.uid(), the_pair(held).state)
+    assert the_pair(held).state == "pending"
+
+
 def test_waiting_longer_starts_the_time_anew_and_says_so(held, page):
     visitor = page.client()
     assert "Recorded" in do(visitor, f"/held/{the_pair(held).study_id}/wait")
@@ -235,6 +246,8 @@ def test_the_command_goes_on_past_what_cannot_be_read_as_the_page_does(world):
     assert (done.exit_code, len(world.waiting())) == (0, 1)
     assert "1 wait to be filed again\n1 stay: they could not be read" in done.stdout
     assert entries(world) == [entry]
+    done = CliRunner().invoke(app, [*words, "--json"])
+    assert json.loads(done.stdout) == {"given_back": 0, "left": 1}
 
 
 def test_one_run_through_the_quarantine_goes_on_at_a_time_and_ends_with_the_page(

@@ -74,10 +74,11 @@ def force(
     dose_bq: Annotated[float | None, typer.Option(min=1.0, help="The injected dose.")] = None,
     root: Root = None,
     config: Config = None,
+    as_json: Json = False,
 ) -> None:
     """Pair a study now, whatever speaks against it; recorded, and said in pair.json."""
     given = Override(pet=pet, ct=ct, forced=True, weight_kg=weight_kg, dose_bq=dose_bq)
-    _override(_settings(context, root, config), study, given)
+    _override(_settings(context, root, config), study, given, as_json)
 
 
 @held.command()
@@ -90,28 +91,41 @@ def choose(
     dose_bq: Annotated[float | None, typer.Option(min=1.0, help="The injected dose.")] = None,
     root: Root = None,
     config: Config = None,
+    as_json: Json = False,
 ) -> None:
     """Choose the PET or the CT, or give a weight or dose; every check still applies."""
     given = Override(pet=pet, ct=ct, weight_kg=weight_kg, dose_bq=dose_bq)
-    _override(_settings(context, root, config), study, given)
+    _override(_settings(context, root, config), study, given, as_json)
 
 
 @held.command()
-def forget(context: typer.Context, study: Study, root: Root = None, config: Config = None) -> None:
+def forget(
+    context: typer.Context,
+    study: Study,
+    root: Root = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
     """Take back what was forced, chosen or given: the study is judged by its evidence alone."""
     settings = _settings(context, root, config)
     with _index(settings) as index:
         wishes = forget_override(index, settings, study, acting_user())
-        _tell_pair(settings, index, study, wishes)
+        _tell_pair(settings, index, study, wishes, as_json)
 
 
 @held.command()
-def wait(context: typer.Context, study: Study, root: Root = None, config: Config = None) -> None:
+def wait(
+    context: typer.Context,
+    study: Study,
+    root: Root = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
     """Wait for the rest of a study: its hard cap starts anew."""
     settings = _settings(context, root, config)
     with _index(settings) as index:
-        ask_for_pairs(settings, wait_longer(index, settings, study, acting_user()))
-    _console().print("The study waits again.")
+        wishes = wait_longer(index, settings, study, acting_user())
+        _tell_pair(settings, index, study, wishes, as_json, "the study waits again")
 
 
 @quarantine.callback()
@@ -158,17 +172,25 @@ def retry(
     everything: Annotated[bool, typer.Option("--all", help="Every entry.")] = False,
     root: Root = None,
     config: Config = None,
+    as_json: Json = False,
 ) -> None:
     """Give an entry back to the spool, to be filed again."""
     if everything == (entry is not None):
         raise typer.BadParameter("give ENTRY or --all")
     settings = _settings(context, root, config)
     with _index(settings) as index:
-        if entry is not None:
-            retry_entry(index, settings.layout, entry, acting_user())
-            _console().print(f"{entry} waits to be filed again")
+        if entry is None:
+            given, left = _retry_all(settings, index)
         else:
-            _retry_all(settings, index)
+            retry_entry(index, settings.layout, entry, acting_user())
+            given, left = 1, 0
+    if as_json:
+        print(json.dumps({"given_back": given, "left": left}))
+        return
+    what = entry or f"{given:,}"
+    _console().print(f"{what} {'waits' if entry else 'wait'} to be filed again")
+    if left:
+        _console().print(f"{left:,} stay: they could not be read; the log names them")
 
 
 @quarantine.command()
@@ -178,43 +200,54 @@ def drop(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     root: Root = None,
     config: Config = None,
+    as_json: Json = False,
 ) -> None:
     """Delete an entry for good."""
     settings = _settings(context, root, config)
     if not yes:
-        typer.confirm(f"Delete {entry} for good?", abort=True)
+        typer.confirm(f"Delete {entry} for good?", abort=True, err=True)
     with _index(settings) as index:
         drop_entry(index, settings.layout, entry, acting_user())
-    _console().print(f"{entry} is deleted")
+    if as_json:
+        print(json.dumps({"dropped": entry}))
+    else:
+        _console().print(f"{entry} is deleted")
 
 
-def _retry_all(settings: Settings, index: MetadataIndex) -> None:
+def _retry_all(settings: Settings, index: MetadataIndex) -> tuple[int, int]:
+    """Give every entry back; return how many were, and how many stay."""
     total, given, left = count_set_aside(index), 0, 0
     with progress() as step:
         for name in retry_all(index, settings.layout, acting_user()):
             given, left = (given + 1, left) if name else (given, left + 1)
             step("given back", given + left, total)
-    _console().print(f"{given:,} wait to be filed again")
-    if left:
-        _console().print(f"{left:,} stay: they could not be read; the log names them")
+    return given, left
 
 
-def _override(settings: Settings, study: str, given: Override) -> None:
+def _override(settings: Settings, study: str, given: Override, as_json: bool) -> None:
     with _index(settings) as index:
         wishes = override_pair(index, settings, study, given, acting_user())
-        _tell_pair(settings, index, study, wishes)
+        _tell_pair(settings, index, study, wishes, as_json)
 
 
 def _tell_pair(
-    settings: Settings, index: MetadataIndex, uid: str, wishes: Sequence[PairWish]
+    settings: Settings,
+    index: MetadataIndex,
+    uid: str,
+    wishes: Sequence[PairWish],
+    as_json: bool,
+    done: str = "recorded",
 ) -> None:
     """Ask for the pairs that are wanted now, and tell what a study's pair has become."""
     ask_for_pairs(settings, wishes)
     with index.read() as connection:
         found = list_studies(connection, limit=1, where=[study_table.c.study == uid])
     pair: dict[str, Any] = found[0]["pair"] if found else {}
+    if as_json:
+        print(json.dumps({**pair, "study": uid}))
+        return
     console = _console()
-    console.print(f"recorded; the pair is now {pair.get('state')}")
+    console.print(f"{done}; the pair is now {pair.get('state')}")
     for reason in pair.get("reasons", ()):
         tell(console, "  ", shown(reason))
 
