@@ -109,6 +109,12 @@ class Server:
                 connection.exec_driver_sql(statement)
         engine.dispose()
 
+    def refuse_without_password(self, user: str) -> None:
+        """Ask this user for a password from now on."""
+        rules = self._data / "pg_hba.conf"
+        rules.write_text(f"local all {user} scram-sha-256\n" + rules.read_text())
+        self.tell("SELECT pg_reload_conf()")
+
     def make_template(self) -> None:
         """Make a database of our schema, which others are copied from."""
         self.tell(f"CREATE DATABASE {_TEMPLATE}")
