@@ -148,7 +148,7 @@ def main() -> int:
     asked.add_argument("--index", help="a PostgreSQL URL; else a file")
     asked.add_argument("--folder", type=Path, help="where to work, on the file system to measure")
     given = asked.parse_args()
-    print(f"{CORES} cores, load {os.getloadavg()[0]:.1f}")
+    print(f"{CORES} cores, load {os.getloadavg()[0]:.1f}", flush=True)
     with tempfile.TemporaryDirectory(dir=given.folder, prefix="el") as made:
         folder = Path(made)
         url = given.index or f"sqlite:///{folder}/index.sqlite"
@@ -169,7 +169,10 @@ def measure(folder: Path, url: str, given: argparse.Namespace) -> int:
     with host(folder, "a", url) as first, host(folder, "b", url) as second:
         index = Index(url)
         for files, ports in zip(groups, ([first], [first, second]), strict=True):
-            print(f"receivers {len(ports)}: {receive(files, ports, index):.0f} instances/s")
+            print(
+                f"receivers {len(ports)}: {receive(files, ports, index):.0f} instances/s",
+                flush=True,
+            )
         due = "pair WHERE state = 'pending' AND generation > done_generation"
         wait_until(lambda: index.count(due) == 2 * given.studies, 180, "the pairs to be wanted")
         rates: list[float] = []
@@ -180,7 +183,8 @@ def measure(folder: Path, url: str, given: argparse.Namespace) -> int:
             model = 60 * min(workers, CORES) / (spent / pairs)
             print(
                 f"workers {workers}: {rates[-1]:.1f} pairs/min, {rates[-1] / rates[0]:.2f} of one;"
-                f" {spent / pairs:.1f} CPU seconds a pair, by the model at most {model:.1f}/min"
+                f" {spent / pairs:.1f} CPU seconds a pair, by the model at most {model:.1f}/min",
+                flush=True,
             )
     return 0
 
