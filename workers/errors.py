@@ -116,7 +116,7 @@ class IndexAway(IndexUnusable):
 
 
 class SpoolNameTaken(IndexUnusable):
-    """This host cannot have the name that its settings give its spool."""
+    """A host cannot have the name that its settings give its spool."""
 
 
 class CopyRefused(IndexUnusable):
@@ -146,7 +146,7 @@ class ExportFailed(WorkersError):
 
 
 class MirrorUnusable(WorkersError):
-    """The object store cannot be used; the message says why, without keys, addresses and secrets."""
+    """The object store cannot be used; the message says why, and names no key and no secret."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"the mirror's store cannot be used: {reason}")
