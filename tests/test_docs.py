@@ -254,6 +254,7 @@ class Left(StrEnum):
     TERMINAL = "it asks on a terminal; tests/test_web_access.py"
     WEBHOOK = "it needs the server that is told; tests/test_notifying.py"
     STORE = "it needs an object store; tests/test_mirror.py"
+    IDLE = "it ends after ten idle seconds; tests/test_elastic.py"
 
 
 LEFT = (
@@ -262,6 +263,7 @@ LEFT = (
     (r"openssl|server\.(ext|key)|\+tls|--anonymous-tls", Left.TLS),
     (r" web password", Left.TERMINAL),
     (r" notify .*--test", Left.WEBHOOK),
+    (r" work pairing .*--drain", Left.IDLE),
     (r"petct-ingest mirror |^aws |/srv/petct", Left.STORE),
 )
 LATER = "petct-ingest reindex "
