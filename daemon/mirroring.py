@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 
 import sqlalchemy as sa
 
@@ -110,7 +110,8 @@ class _Trouble:
             log.warning("mirror-waits", reason=words)
             self._words = words
             said = f"{os.getpid()} {words} (since {clock.utc_now()}); it is tried again"
-            durable.replace_file(self._file, said.encode())
+            with suppress(OSError):  # a full disk may be the very trouble; the log has it
+                durable.replace_file(self._file, said.encode())
         return pause_after(self._failures)
 
     def over(self) -> None:
