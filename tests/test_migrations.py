@@ -199,7 +199,7 @@ def test_an_index_of_every_released_schema_is_migrated_with_its_rows(
 
 
 @pytest.mark.both_databases
-@pytest.mark.parametrize("statement", [5, 20, 40])
+@pytest.mark.parametrize("statement", [5, 15, 25])
 def test_a_migration_that_is_killed_is_run_again(old: Settings, statement: int) -> None:
     make_old(old, "0001")
     before = shape_of(old)
