@@ -205,7 +205,7 @@ class Lab:
         self.queues = Queues(place / "q", self.network, passwords["redis"])
         stack.callback(self.queues.end)
         self.archive = folder / "archive"
-        self.archive.mkdir()
+        self.archive.mkdir(0o750)
         self.is_cached = shutil.which("bindfs") is not None and os.access("/dev/fuse", os.W_OK)
         self.hosts: dict[str, LabHost] = {}
         for name in RECEIVING + PAIRING:
