@@ -22,6 +22,7 @@ import numpy as np
 from config.settings import Settings, load_settings
 from daemon.errors import DaemonError
 from daemon.looking import look
+from daemon.processes import die_with_parent
 from workers.index.engine import open_index
 from workers.index.queries import list_studies
 from workers.pairing.load import Pair, load_pair
@@ -143,10 +144,12 @@ def _daemon(root: Path, config: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Run `petct-ingest run` as anybody would, its log in a file; ended with SIGTERM."""
     command = [sys.executable, "-P", "-m", "daemon", "run"]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PETCT_INGEST_")}
+    me = os.getpid()
     with open(root / "daemon.log", "wb") as log:
         daemon = subprocess.Popen(  # noqa: S603 - our own command line, no shell
             [*command, "--root", str(root), "--config", str(config)],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
+            preexec_fn=lambda: die_with_parent(me),  # a demonstration that is killed leaves nothing
         )  # fmt: skip
         try:
             yield daemon

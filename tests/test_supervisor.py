@@ -9,9 +9,11 @@ import textwrap
 import time
 
 import pytest
+from filing_world import die, in_child
 from running import alive, children_of, descendants_of, petct, running, wait_until
 
 from config.settings import load_settings
+from daemon import demo
 from daemon.errors import DaemonError
 from daemon.supervisor import (
     FIRST_DELAY_SECONDS,
@@ -279,3 +281,18 @@ def test_when_run_is_killed_no_process_of_it_survives(whole, root, tmp_path):
     with running(petct("run", "--root", root, "--port", 0), tmp_path / "again") as again:
         again.await_output(READY, 60)
         assert again.end(seconds=60) == 0
+
+
+def test_a_demonstration_that_is_killed_leaves_nothing_running(tmp_path):
+    root = tmp_path / "demo"
+    root.mkdir()
+    (root / "settings.toml").write_text("")
+
+    def demonstrate() -> None:
+        with demo._daemon(root, root / "settings.toml") as daemon:
+            (tmp_path / "run").write_text(str(daemon.pid))
+            die()
+
+    assert in_child(demonstrate) == -9
+    run = int((tmp_path / "run").read_text())
+    wait_until(lambda: not alive(run), 10, "the end of the daemon")
