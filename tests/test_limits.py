@@ -154,6 +154,14 @@ def test_a_pathological_header_is_refused_in_bounded_memory(good: bytes, name: s
     assert str(caught.value.limit.maximum) in str(caught.value)
 
 
+@pytest.mark.parametrize("tag", [0x00100020, 0x00080050, 0x00200052])
+def test_an_identifier_that_no_database_would_index_is_refused(good: bytes, tag: int) -> None:
+    group, element = tag >> 16, tag & 0xFFFF
+    with pytest.raises(Exceeded, match="has 1026 bytes; at most 1024 are taken"):
+        read(good + explicit_element(group, element, b"LO", b"1" * 1026))
+    assert read(good + explicit_element(group, element, b"LO", b"1" * 1024)).facts
+
+
 def test_a_million_tags_are_refused(good: bytes) -> None:
     with pytest.raises(Exceeded, match="more than 400000 elements"):
         read(good + explicit_element(0x0009, 0x1001, b"UN", b"") * 1_000_000)

@@ -42,6 +42,10 @@ VALUE = Limit(
     "value-too-long", 64 * KIB, "a value that is read has", "bytes",
     "the longest one that is read, a description, may have 64 characters (PS3.5 6.2)",
 )  # fmt: skip
+IDENTIFIER = Limit(
+    "identifier-too-long", KIB, "an identifier has", "bytes",
+    "one may have 64 characters (PS3.5 6.2); PostgreSQL indexes no value of over 2.7 KB",
+)  # fmt: skip
 KEPT = Limit(
     "header-too-large", 64 * MIB, "the elements that are read have together", "bytes",
     "the functional groups of 5,000 frames have some 15 MB",
@@ -50,7 +54,7 @@ INFLATED = Limit(
     "inflates-too-far", 512 * MIB, "the deflated data set inflates to", "bytes",
     "it is held in memory, and zlib makes 1 GB of 1 MB; what is deflated is reports and masks",
 )  # fmt: skip
-HEADERS = (ELEMENTS, ITEMS, DEPTH, VALUE, KEPT, INFLATED)
+HEADERS = (ELEMENTS, ITEMS, DEPTH, VALUE, IDENTIFIER, KEPT, INFLATED)
 
 # pixels -------------------------------------------------------------------------------------------
 
