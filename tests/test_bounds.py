@@ -57,7 +57,9 @@ def test_the_sweeper_looks_at_a_backlog_in_pieces(
     monkeypatch.setattr(sweeper, "_MOST_ENTRIES", 10)
     asked: list[int] = []
     monkeypatch.setattr(
-        sweeper.queues, "enqueue_filing", lambda _, entries: asked.append(len(entries)) or True
+        sweeper.queues,
+        "enqueue_filing",
+        lambda _, entries, _spool: asked.append(len(entries)) or True,
     )
     with a_world(tmp_path / "root") as world:
         world.put({str(number): b"x" for number in range(30)})

@@ -107,7 +107,7 @@ def test_the_starts_of_each_worker_are_counted_by_themselves(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worked: list[str] = []
-    monkeypatch.setattr(working, "run_worker", lambda _, queue: worked.append(queue))
+    monkeypatch.setattr(working, "run_worker", lambda _, queue, **_kind: worked.append(queue))
     for name in ("filing", "filing-2", "filing-2"):
         roles.work(name, root=settings.root)
     assert worked == ["filing"] * 3

@@ -18,7 +18,7 @@ from config.settings import load_settings
 from daemon.watcher.watching import run_watcher
 from workers.completeness.judging import judge_studies
 from workers.filing.protocol import Filer
-from workers.index.engine import _back_up
+from workers.index.sqlite import back_up
 from workers.index.tables import pair
 from workers.pairing import build
 from workers.pairing.making import make_pair
@@ -82,7 +82,7 @@ def test_the_tree_its_pairs_journal_and_index_have_the_modes_of_the_settings(
         assert private[".petct/facts.jsonl"] == files
         assert private[".petct/tmp"] == 0o700
         assert {mode(root / name) for name in ("index.sqlite", "index.sqlite-wal")} == {files}
-        _back_up(world.layout.index, "0")
+        back_up(world.layout.index, "0")
         assert mode(root / "index.sqlite.before-migration-from-0") == files
         assert mode(root) == folders
         for place in (world.layout.spool, world.layout.quarantine, world.layout.run):
