@@ -202,12 +202,12 @@ def _check_identity(facts: InstanceFacts) -> None:
             raise BadIdentity(f"no {keyword}")
         if not uids.is_valid(value):
             raise BadIdentity(f"{keyword} is no UID (PS3.5 9.1): {uids.shown(value)}")
-    for keyword, value in (
+    for keyword, text in (
         ("PatientID", facts.patient_id),
         ("AccessionNumber", facts.accession_number),
         ("FrameOfReferenceUID", facts.frame_of_reference_uid),
     ):
-        size = len((value or "").encode("utf-8", "surrogatepass"))
+        size = len((text or "").encode("utf-8", "surrogatepass"))
         if size > limits.IDENTIFIER.maximum:
             raise Exceeded(limits.IDENTIFIER, size, f"{keyword} has")
 
