@@ -60,6 +60,17 @@ _MOST_ENTRIES = 5000
 _MOST_PAIRS = 1000
 """So many due pairs are looked at: some may be in vain for long, and others come behind them."""
 
+_DUE_PAIRS = (
+    sa.select(pair.c.id, pair.c.generation)
+    .where(
+        pair.c.state == "pending",
+        pair.c.generation > pair.c.done_generation,
+        pair.c.generation > pair.c.failed_generation,
+    )
+    .order_by(pair.c.id)
+    .limit(_MOST_PAIRS)
+)
+
 
 class _Patience:
     """Ask again for the same thing after 2, 4, … 60 s: what failed at once fails at once again."""
@@ -377,25 +388,22 @@ class Sweeper:
         """Queue each due pair that has no job: none was made, it is lost, or its worker is dead."""
         if not self._settings.pairing.enabled:
             return
-        with_job = queues.pairs_with_a_job(connection)
-        with self._index.read() as reading:
-            rows = reading.execute(
-                sa.select(pair.c.id, pair.c.generation)
-                .where(
-                    pair.c.state == "pending",
-                    pair.c.generation > pair.c.done_generation,
-                    pair.c.generation > pair.c.failed_generation,
-                )
-                .order_by(pair.c.id)
-                .limit(_MOST_PAIRS)
-            )
-            due = [(row.id, row.generation) for row in rows]
+        if not self._due_pairs():
+            self._pairs_wait = {}
+            return
+        with_job = queues.pairs_with_a_job(connection)  # what is done by now is due no more
+        due = self._due_pairs()
         self._pairs_wait = {one: self._pairs_wait.get(one) or _Patience() for one in due}
         for one, patience in self._pairs_wait.items():
             if one in with_job or not patience.is_over("pair", now):
                 continue
             if not queues.enqueue_pairing(connection, *one):
                 break
+
+    def _due_pairs(self) -> list[tuple[int, int]]:
+        with self._index.read() as connection:
+            rows = connection.execute(_DUE_PAIRS)
+            return [(row.id, row.generation) for row in rows]
 
     # left-overs -----------------------------------------------------------------------------------
 
