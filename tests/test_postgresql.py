@@ -118,6 +118,14 @@ def test_a_writer_that_falls_silent_loses_the_lock(
     silent.close()
 
 
+def test_what_is_written_is_durable_though_the_server_would_not_wait(world: World) -> None:
+    asked = sa.text("show synchronous_commit")
+    with world.index.read() as connection:
+        assert connection.execute(asked).scalar() == "off", "as the tests' servers are set"
+    with world.index.write() as connection:
+        assert connection.execute(asked).scalar() == "on"
+
+
 def test_a_reader_may_take_its_time_and_writes_nothing(world: World) -> None:
     with pytest.raises(sa.exc.DBAPIError, match="read-only"), world.index.read() as connection:
         connection.execute(study.insert().values(a_study("1.1")))

@@ -63,9 +63,13 @@ def postgresql_engine(
     return engine
 
 
-_LOCKING = f"SELECT pg_advisory_xact_lock({_WRITE_LOCK})"
+_DURABLE = (  # a server may answer before it is; after that answer an entry leaves the spool
+    "CASE current_setting('synchronous_commit')"
+    " WHEN 'off' THEN set_config('synchronous_commit', 'on', true) END"
+)
+_LOCKING = f"SELECT {_DURABLE}, pg_advisory_xact_lock({_WRITE_LOCK})"
 _LIMITED = (  # in one round trip; `true`: until the transaction ends
-    f"SELECT set_config('lock_timeout', '{_HELD_SECONDS}s', true),"
+    f"SELECT {_DURABLE}, set_config('lock_timeout', '{_HELD_SECONDS}s', true),"
     f" set_config('idle_in_transaction_session_timeout', '{_HELD_SECONDS}s', true),"
     f" pg_advisory_xact_lock({_WRITE_LOCK})"
 )
