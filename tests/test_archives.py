@@ -368,6 +368,29 @@ def test_what_is_wrong_in_a_damaged_archive_is_noticed(tmp_path: Path, kind: str
             assert not wrong
 
 
+def test_of_bzip2_data_nothing_comes_of_a_block_whose_checksum_does_not_fit(
+    tmp_path: Path,
+) -> None:
+    sizes = (1_500_000, 40_000_000)  # zeros: a block gives far more than it holds
+    for number, size in enumerate(sizes):
+        files = {f"{name}.dcm": os.urandom(1_000_000) for name in ("first", "next")}
+        files["zeros.dcm"] = bytes(size)
+        whole = packed(".tar.bz2", files)
+        block = bytes.fromhex("314159265359")  # what each block begins with, at any bit
+        bits = "".join(f"{byte:08b}" for byte in whole)
+        at_bit = bits.rindex("".join(f"{byte:08b}" for byte in block)) + 48 + 5  # its checksum
+        content = bytearray(whole)
+        content[at_bit // 8] ^= 0x80 >> at_bit % 8
+        contents = read(at(tmp_path, f"{number}.tar.bz2", bytes(content)))
+        assert contents.codes == ["damaged-archive"]
+        assert contents.files.get("first.dcm") in (None, files["first.dcm"])
+        assert "next.dcm" not in contents.files
+        assert "zeros.dcm" not in contents.files
+        cut = read(at(tmp_path, f"cut{number}.tar.bz2", whole[:-20]))
+        assert set(cut.codes) == {"truncated"}
+        assert cut.files["first.dcm"] == files["first.dcm"]
+
+
 def test_a_zip_written_to_a_pipe_and_cut_gives_what_it_has(tmp_path: Path) -> None:
     files = {f"{number}.dcm": os.urandom(500) for number in range(9)}
     whole = odd.streamed_zip(files)

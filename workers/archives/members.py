@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import os
 import struct
 import tarfile
 import zipfile
@@ -196,12 +197,56 @@ class Counted:
         return data
 
 
-def decompressed(source: Source, kind: str) -> Source:
-    """Return the inside of gzip or bzip2 data, which never takes more memory than is asked for."""
-    file = cast(BinaryIO, source)  # both only read
-    if kind == "gzip":
-        return gzip.GzipFile(fileobj=file, mode="rb")
-    return bz2.BZ2File(file, "rb")
+def gunzipped(source: Source) -> Source:
+    """Return the inside of gzip data, which never takes more memory than is asked for."""
+    return gzip.GzipFile(fileobj=cast(BinaryIO, source), mode="rb")  # it only reads
+
+
+class Bunzipped:
+    """The inside of bzip2 data, given only when the checksum of its block was compared.
+
+    That is done behind a block's last byte; the decoder gives all others before. So as much is
+    held back as one block can give. What is held when the data is merely cut is sound: a block is
+    decoded when all of it is there.
+    """
+
+    _BLOCK_BYTES = 900_000 // 5 * 259
+    """Five bytes of a block give at most 259: four alike, and a count of up to 255 more."""
+    _RING_BYTES = _BLOCK_BYTES + 2 * CHUNK_BYTES
+
+    def __init__(self, source: Source, held: BinaryIO) -> None:
+        """Hold back in an empty file, which takes some 47 MB at most."""
+        self._decoder = bz2.BZ2File(cast(BinaryIO, source), "rb")  # it only reads
+        self._held = held.fileno()
+        self._decoded = 0
+        self._given = 0
+        self._ended = False
+        self._cut: EOFError | DataError | None = None
+
+    def read(self, size: int, /) -> bytes:
+        while not self._ended and self._decoded - self._given <= self._BLOCK_BYTES:
+            self._hold()
+        held_back = 0 if self._ended else self._BLOCK_BYTES
+        place = self._given % self._RING_BYTES
+        ready = self._decoded - held_back - self._given
+        if size and not ready and self._cut is not None:
+            raise self._cut
+        data = os.pread(self._held, min(size, ready, self._RING_BYTES - place), place)
+        self._given += len(data)
+        return data
+
+    def _hold(self) -> None:
+        place = self._decoded % self._RING_BYTES
+        try:  # once: what came before a fault is kept
+            data = self._decoder.read1(min(CHUNK_BYTES, self._RING_BYTES - place))
+        except (EOFError, DataError) as error:
+            self._cut = error
+            data = b""
+        self._ended = not data
+        while data:
+            written = os.pwrite(self._held, data, place)
+            data, place = data[written:], place + written
+            self._decoded += written
 
 
 def read_exactly(source: Source, count: int) -> bytes:

@@ -25,13 +25,14 @@ from workers.archives.members import (
     CHUNK_BYTES,
     Bounds,
     Budget,
+    Bunzipped,
     Counted,
     Finding,
     FindingCode,
     Member,
     Source,
     Stream,
-    decompressed,
+    gunzipped,
     read_exactly,
 )
 from workers.archives.paths import Paths, safe_path
@@ -81,9 +82,9 @@ def open_archive(
 ) -> Iterator[Member | Finding]:
     """Yield the members of an archive, and findings about what cannot be read.
 
-    A zip inside another archive is laid into a nameless file in `scratch` while it is read. Raises
-    OSError where the file itself, or that folder, cannot be used. Close the iterator when it is
-    not read to its end.
+    A zip inside another archive, and a block of bzip2, is laid into a nameless file in `scratch`
+    while it is read. Raises OSError where the file itself, or that folder, cannot be used. Close
+    the iterator when it is not read to its end.
     """
     with open(path, "rb", opener=_no_follow) as file:
         size = os.fstat(file.fileno()).st_size
@@ -164,9 +165,13 @@ class _Reading:
                 yield from tars.tar_members(Counted(begun, self._budget), self._budget)
             case Kind.ZIP:
                 yield from self._zip_entries(begun)
-            case _:
-                inside = Counted(decompressed(begun, kind), self._budget)
+            case Kind.GZIP:
+                inside = Counted(gunzipped(begun), self._budget)
                 yield from tars.tar_members(inside, self._budget)
+            case Kind.BZIP2:
+                with tempfile.TemporaryFile(dir=self._scratch) as held:
+                    inside = Counted(Bunzipped(begun, held), self._budget)
+                    yield from tars.tar_members(inside, self._budget)
 
     def _zip_entries(self, begun: _Begun) -> Iterator[tuple[str, Stream] | Finding]:
         file = begun.file()
