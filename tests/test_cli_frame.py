@@ -76,6 +76,35 @@ def test_every_command_can_be_loaded_and_explains_itself(name):
     assert f"petct-ingest {name}" in shown.stdout
 
 
+def commands_below(command, name=""):
+    yield name, command
+    for inner in getattr(command, "commands", {}):
+        yield from commands_below(command.commands[inner], f"{name} {inner}".strip())
+
+
+GOES_ON = {"run", "receive", "watch", "work", "sweep", "web", "valkey", "demo"}
+"""Commands with nothing to print in the end: roles, and the demonstration, which explains."""
+
+
+@pytest.mark.parametrize("entry", COMMANDS, ids=lambda command: command.name)
+def test_every_command_that_prints_an_end_prints_it_as_json_too(entry):
+    found = {
+        path
+        for path, command in commands_below(entry.load(), entry.name)
+        if getattr(command, "invoke_without_command", True)  # else it only groups others
+        and not any("--json" in option.opts for option in command.params)
+    }
+    assert found <= GOES_ON
+
+
+def test_a_phantom_is_told_as_json(tmp_path):
+    words = ["phantom", str(tmp_path / "p"), "--size", "tiny", "--patients", "2", "--json"]
+    (first, second) = json.loads(CliRunner().invoke(app, words).stdout)["studies"]
+    assert first["folder"] == str(tmp_path / "p/patient-001")
+    assert first["instances"] == len(list((tmp_path / "p/patient-001").rglob("*.dcm")))
+    assert first["study"] != second["study"]
+
+
 def test_an_unknown_command_names_the_nearest_one():
     assert "status" in run("statos", code=2).stderr
 

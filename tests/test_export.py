@@ -162,8 +162,11 @@ def test_the_order_of_arrival_does_not_show(tmp_path: Path) -> None:
 
 def test_csv_and_parquet_say_the_same(paired: World, tmp_path: Path) -> None:
     for level in ("series", "instance"):
-        run(paired, "export", "csv", tmp_path / "t.csv", "--level", level)
-        run(paired, "export", "parquet", tmp_path / "t.parquet", "--level", level)
+        tables = [tmp_path / "t.csv", tmp_path / "t.parquet"]
+        told = [
+            json.loads(run(paired, "export", one.suffix[1:], one, "--level", level, "--json"))
+            for one in tables
+        ]
         with open(tmp_path / "t.csv", newline="") as file:
             plain = list(csv.DictReader(file))
         typed = pq.read_table(tmp_path / "t.parquet").to_pylist()
@@ -171,6 +174,7 @@ def test_csv_and_parquet_say_the_same(paired: World, tmp_path: Path) -> None:
             list(row.values()) for row in plain
         ]
         assert isinstance(typed[0]["instances"], int)
+        assert told == [{"out": str(one), "rows": len(plain)} for one in tables]
     assert sorted(os.listdir(tmp_path)) == ["t.csv", "t.parquet"]
 
 
@@ -188,7 +192,9 @@ def test_a_table_that_fails_leaves_the_old_one(paired: World, tmp_path: Path) ->
 
 def test_the_datalist_is_what_a_training_script_loads(paired: World, tmp_path: Path) -> None:
     target = tmp_path / "list.json"
-    run(paired, "export", "datalist", target, "--validation", 0)
+    told = run(paired, "export", "datalist", target, "--validation", 0, "--json")
+    assert json.loads(told) == {"out": str(target), "training": 1, "validation": 0,
+                                "other_units": 0}  # fmt: skip
     found = json.loads(target.read_text())
     assert set(found) == {"training", "validation"}
     (item,) = found["training"]
@@ -275,7 +281,8 @@ def test_a_sample_is_complete_and_its_notebooks_run(
     paired: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "sample"
-    run(paired, "export", "sample", STUDY.study_uid, out)
+    told = json.loads(run(paired, "export", "sample", STUDY.study_uid, out, "--json"))
+    assert told == {"out": str(out), "study": STUDY.study_uid, "files": CT.count + PET.count}
     assert sorted(os.listdir(out)) == ["Auto-Paired", "DICOM", "read_dicom.ipynb", "read_npy.ipynb"]
     assert {"ct.npy", "pet.npy", "pair.json"} <= set(os.listdir(out / "Auto-Paired"))
     assert len(os.listdir(out / "DICOM")) == CT.count + PET.count

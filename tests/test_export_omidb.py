@@ -82,6 +82,9 @@ def test_the_public_reader_yields_every_client_study_series_and_image(
     nbss = json.loads((out / "data" / "optm1" / "nbss_optm1.json").read_text())
     assert [set(one) for one in nbss.values()] == [{"EpisodeOpenedDate", "Source"}]
     assert {one["Source"] for one in nbss.values()} == {DERIVED}
+    again = CliRunner().invoke(app, [*words, "--json"], catch_exceptions=False)
+    told = {"clients": 2, "images": 8, "written": 0, "undated": [], "unlinked": []}
+    assert json.loads(again.stdout) == {"out": str(out), **told}
 
 
 def test_a_second_run_writes_only_what_is_new(world: World, tmp_path: Path) -> None:

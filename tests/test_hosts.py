@@ -479,7 +479,7 @@ def test_the_commands_tell_of_hosts(
     assert "b: not seen for" in answer("top")
     with served(two[0].world.settings) as site:
         assert "<dt>Host b</dt><dd>not seen for" in site.client().get("/").text
-    assert "b is forgotten" in answer("hosts", "forget", "b")
+    assert json.loads(answer("hosts", "forget", "b", "--json")) == {"forgotten": "b"}
     assert [one["name"] for one in json.loads(answer("hosts", "--json"))] == ["a"]
 
 

@@ -1,5 +1,6 @@
 """What `install` gives to systemd: the shipped units, fitted to places and settings, as tight."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -151,12 +152,16 @@ def test_what_is_printed_is_what_is_written(tmp_path):
                "--prefix", "/opt/elsewhere"]  # fmt: skip
     printed = runner.invoke(app, ["install", "--print", *options])
     written = runner.invoke(app, ["install", "--to", str(tmp_path / "to"), *options])
+    listed = runner.invoke(app, ["install", "--print", "--json", *options])
+    for_programs = {one["path"]: one["content"] for one in json.loads(listed.stdout)["files"]}
     assert printed.exit_code == written.exit_code == 0, printed.output + written.output
     files = {path for path in (tmp_path / "to").rglob("*") if path.is_file()}
     assert len(files) == len(SHIPPED)
     for path in files:
         place = path.relative_to(tmp_path / "to")
         assert f"### /{place}\n{path.read_text()}\n" in printed.stdout
+        assert for_programs[f"/{place}"] == path.read_text()
+        assert f"{path}\n" in written.stdout
         assert path.stat().st_mode & 0o777 == 0o644
     unit = (tmp_path / "to/etc/systemd/system/petct-ingest-watcher.service").read_text()
     (command,) = values(unit, "ExecStart")

@@ -312,6 +312,8 @@ def test_the_command_tries_each_channel_once(
     done = CliRunner().invoke(app, ["notify", "--root", str(world.layout.root), "--test"])
     assert (done.exit_code, done.output) == (0, "webhook: taken\n")
     assert hook.taken[0]["events"][0]["kind"] == "test"
+    words = ["notify", "--root", str(world.layout.root), "--test", "--json"]
+    assert json.loads(CliRunner().invoke(app, words).stdout) == {"taken": ["webhook"]}
     hook.status = 500
     done = CliRunner().invoke(app, ["notify", "--root", str(world.layout.root), "--test"])
     assert str(done.exception) == "the webhook answers 500"

@@ -376,8 +376,8 @@ def test_a_password_is_kept_as_a_hash_of_the_strength_that_owasp_asks():
 
 
 def test_the_command_line_sets_the_password(tmp_path):
-    def run(password: str) -> subprocess.CompletedProcess[str]:
-        command = petct("web", "password", "--root", tmp_path, "--stdin")
+    def run(password: str, *options: str) -> subprocess.CompletedProcess[str]:
+        command = petct("web", "password", "--root", tmp_path, "--stdin", *options)
         return subprocess.run(
             command, input=password + "\n", capture_output=True, text=True, timeout=60, check=False
         )
@@ -390,6 +390,11 @@ def test_the_command_line_sets_the_password(tmp_path):
     assert PASSWORD not in told.stdout
     assert os.stat(tmp_path / "web.password").st_mode & 0o777 == 0o600
     assert read_password(tmp_path / "web.password").fits(PASSWORD)
+    told = run(PASSWORD, "--json")
+    assert json.loads(told.stdout) == {
+        "written": str(tmp_path / "web.password"),
+        "asked_for": False,
+    }
 
 
 def test_neither_password_nor_token_nor_cookie_is_in_logs_or_notes(guarded, caplog):

@@ -16,7 +16,7 @@ import typer
 
 from config.logs import configure_logging
 from config.settings import Settings
-from daemon.cli.options import Config, Root, settings_of
+from daemon.cli.options import Config, Json, Root, settings_of
 from daemon.cli.progress import progress
 from daemon.errors import DaemonError
 from workers.adopting.finishing import (
@@ -50,7 +50,7 @@ def run_reindex(
     ] = os.cpu_count() or 1,
     root: Root = None,
     config: Config = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Adopt a delivery where it lies, or rebuild a lost index; nothing is copied or moved.
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from config.settings import Settings
-from daemon.cli.options import Config, Root, settings_of
+from daemon.cli.options import Config, Json, Root, settings_of
 from daemon.cli.progress import progress
 from workers.checking.checker import check
 from workers.checking.findings import Report
@@ -36,7 +36,7 @@ def check_installation(
     ] = False,
     root: Root = None,
     config: Config = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Compare tree, index, spool, quarantine, queues, pairs and journal; exit code 3 when they
     differ.

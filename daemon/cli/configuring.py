@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 from rich.console import Console
@@ -16,7 +16,7 @@ from config.places import lines_of, variable_of
 from config.problems import Problem, device_of, find_problems, why_unreadable
 from config.settings import Settings
 from daemon.cli.escaping import shown
-from daemon.cli.options import Config, Root, settings_of
+from daemon.cli.options import Config, Json, Root, settings_of
 from daemon.cli.sentences import tell
 
 EXIT_PROBLEM = 3
@@ -34,7 +34,7 @@ def _group() -> None:
 def check(
     root: Root = None,
     config: Config = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Show every setting, its default and its origin, and what cannot work; exit code 3 then.
 

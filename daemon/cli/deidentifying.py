@@ -13,7 +13,7 @@ from rich.table import Table
 
 from config.tables import LabelsSettings
 from daemon.cli.escaping import shown
-from daemon.cli.options import Config, Root, settings_of
+from daemon.cli.options import Config, Json, Root, settings_of
 from daemon.cli.progress import progress
 from daemon.errors import DaemonError
 from workers.deidentify.reporting import DeidReport, Outcome, report_path
@@ -29,7 +29,7 @@ def deid_report(
     ] = False,
     root: Root = None,
     config: Config = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Tell what de-identification would replace, remove, empty or hold; writes nothing.
 

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from daemon.cli.escaping import shown
-from daemon.cli.options import Config, Root, settings_of
+from daemon.cli.options import Config, Json, Root, settings_of
 from daemon.doctor.findings import Finding, Level, exit_is_clean
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def doctor(
     answers: Annotated[
         Who | None, typer.Option(help="Ask one role alone whether it answers: for health checks.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Look at ports, permissions, disks, limits, clock and servers; exit code 3 where one fails.
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -14,7 +16,7 @@ import typer
 from rich.console import Console
 
 from config.settings import Settings
-from daemon.cli.options import Config, Root, settings_of
+from daemon.cli.options import Config, Json, Root, settings_of
 from daemon.cli.progress import progress
 from workers.export.bundled import bundled
 from workers.export.datalist import ready_pairs, split_by_patient, write_datalist
@@ -48,24 +50,31 @@ def csv(
     level: LevelOption = _Level.SERIES,
     root: Root = None,
     config: Config = None,
+    as_json: Json = False,
 ) -> None:
     """Write the metadata dictionary as CSV."""
-    with _index(settings_of(root, config)) as index, _rows(index, level) as rows:
+    if as_json and str(out) == "-":
+        raise typer.BadParameter("stdout takes the table or JSON: give OUT a name")
+    with _index(settings_of(root, config)) as index, _rows(index, level, quiet=as_json) as rows:
         if str(out) == "-":
             write_csv_to(sys.stdout, COLUMNS, rows)
             return
         count = write_csv(out, COLUMNS, rows)
-    _say(f"{count:,} rows in {out}")
+    _tell(as_json, {"out": str(out), "rows": count}, f"{count:,} rows in {out}")
 
 
 @export.command()
 def parquet(
-    out: Out, level: LevelOption = _Level.SERIES, root: Root = None, config: Config = None
+    out: Out,
+    level: LevelOption = _Level.SERIES,
+    root: Root = None,
+    config: Config = None,
+    as_json: Json = False,
 ) -> None:
     """Write the metadata dictionary as Parquet (needs pyarrow)."""
-    with _index(settings_of(root, config)) as index, _rows(index, level) as rows:
+    with _index(settings_of(root, config)) as index, _rows(index, level, quiet=as_json) as rows:
         count = write_parquet(out, COLUMNS, rows)
-    _say(f"{count:,} rows in {out}")
+    _tell(as_json, {"out": str(out), "rows": count}, f"{count:,} rows in {out}")
 
 
 @export.command()
@@ -83,6 +92,7 @@ def datalist(
     ] = False,
     root: Root = None,
     config: Config = None,
+    as_json: Json = False,
 ) -> None:
     """Write which pairs a training script loads, split by patient."""
     settings = settings_of(root, config)
@@ -90,11 +100,15 @@ def datalist(
         pairs = ready_pairs(index, settings.layout.output)
         found = split_by_patient(pairs, validation=validation, seed=seed, any_units=any_units)
     write_datalist(out, found, relative=relative)
-    _say(f"{len(found.training)} pairs for training, {len(found.validation)} for validation: {out}")
+    training, validating = len(found.training), len(found.validation)
+    words = [f"{training} pairs for training, {validating} for validation: {out}"]
     if found.other_units:
-        _say(f"{found.other_units} pairs are not in SUV and left out; --any-units takes them too")
-    if found.training and not found.validation and validation:
-        _say("no patient fell into validation: with few patients choose another --seed")
+        words.append(f"{found.other_units} pairs are not in SUV and left out; --any-units takes"
+                     " them too")  # fmt: skip
+    if training and not validating and validation:
+        words.append("no patient fell into validation: with few patients choose another --seed")
+    parts = {"training": training, "validation": validating, "other_units": found.other_units}
+    _tell(as_json, {"out": str(out), **parts}, *words)
 
 
 @export.command()
@@ -103,14 +117,16 @@ def sample(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The new folder.")],
     root: Root = None,
     config: Config = None,
+    as_json: Json = False,
 ) -> None:
     """Write one study's pair, DICOM files and notebooks into a folder that can be given away."""
     settings = settings_of(root, config)
-    with _index(settings, of_tree=True) as index, progress() as step:
+    with _index(settings, of_tree=True) as index, progress(quiet=as_json) as step:
         count = export_sample(
             index, settings.layout, study, out, bundled("notebooks"), partial(step, "copying")
         )
-    _say(f"{out}: the pair, {count} DICOM files, two notebooks")
+    words = f"{out}: the pair, {count} DICOM files, two notebooks"
+    _tell(as_json, {"out": str(out), "study": study, "files": count}, words)
 
 
 @export.command()
@@ -125,10 +141,11 @@ def omidb(
     ] = False,
     root: Root = None,
     config: Config = None,
+    as_json: Json = False,
 ) -> None:
     """Write or refresh an OMI-DB: images, headers, clients and episodes."""
     settings = settings_of(root, config)
-    with _index(settings, of_tree=True) as index, progress() as step:
+    with _index(settings, of_tree=True) as index, progress(quiet=as_json) as step:
         total = count_instances(index)
         report = export_omidb(
             index,
@@ -139,18 +156,22 @@ def omidb(
             hard_links=hard_links,
             advance=lambda images: step("images", images, total),
         )
-    _say(f"{out}: {report.clients} clients, {report.images:,} images, {report.written:,} new")
+    words = [f"{out}: {report.clients} clients, {report.images:,} images, {report.written:,} new"]
     if report.undated:
-        _say(f"{len(report.undated)} studies have no StudyDate: the omidb reader passes them over")
+        count = len(report.undated)
+        words.append(f"{count} studies have no StudyDate: the omidb reader passes them over")
     if report.unlinked:
-        _say(f"{len(report.unlinked)} studies are of no episode of their NBSS record")
+        words.append(f"{len(report.unlinked)} studies are of no episode of their NBSS record")
+    _tell(as_json, {"out": str(out), **asdict(report)}, *words)
 
 
 @contextmanager
-def _rows(index: MetadataIndex, level: _Level) -> Iterator[Iterator[Mapping[str, Any]]]:
+def _rows(
+    index: MetadataIndex, level: _Level, *, quiet: bool
+) -> Iterator[Iterator[Mapping[str, Any]]]:
     """Give the rows of the dictionary, with a bar that counts series."""
     total = count_series(index)
-    with progress() as step:
+    with progress(quiet=quiet) as step:
 
         def counted() -> Iterator[Mapping[str, Any]]:
             last, done = None, 0
@@ -175,5 +196,10 @@ def _index(settings: Settings, *, of_tree: bool = False) -> Iterator[MetadataInd
         index.close()
 
 
-def _say(words: str) -> None:
-    Console(soft_wrap=True, highlight=False).print(words, markup=False)
+def _tell(as_json: bool, found: Mapping[str, object], *words: str) -> None:
+    if as_json:
+        print(json.dumps(found))
+        return
+    console = Console(soft_wrap=True, highlight=False)
+    for one in words:
+        console.print(one, markup=False)

@@ -19,7 +19,7 @@ from config.settings import Settings
 from daemon.cli.escaping import shown
 from daemon.cli.events import read_time
 from daemon.cli.naming import LONGEST_UID, day, words_of
-from daemon.cli.options import Config, Root, settings_of
+from daemon.cli.options import Config, Json, Root, settings_of
 from daemon.cli.sentences import tell
 from workers.completeness.role_names import Role
 from workers.errors import ExportFailed
@@ -28,7 +28,6 @@ from workers.index.engine import MetadataIndex, open_index
 from workers.index.searching import WantedStudies, find_studies
 from workers.showing import show_study
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Limit = Annotated[int, typer.Option("--limit", min=1, help="How many at most.")]
 
 

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from daemon.cli.options import Config, Root, settings_of
+from daemon.cli.options import Config, Json, Root, settings_of
 from workers.index.engine import asking, open_index
 from workers.index.hosts import forget_host
 from workers.index.seen import list_hosts
@@ -24,7 +24,7 @@ def show(
     context: typer.Context,
     root: Root = None,
     config: Config = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+    as_json: Json = False,
 ) -> None:
     """List the hosts that share the index, when each was seen, and what waits there."""
     context.obj = (root, config)
@@ -51,10 +51,14 @@ def forget(
     host: Annotated[str, typer.Argument(metavar="HOST", help="Its name, as the list tells it.")],
     root: Root = None,
     config: Config = None,
+    as_json: Json = False,
 ) -> None:
     """Wait no longer for a host that is away; should it come back, its spool is filed."""
     before_root, before_config = context.obj or (None, None)
     settings = settings_of(root or before_root, config or before_config)
     with closing(open_index(settings)) as index, index.write() as connection:
         forget_host(connection, host)
+    if as_json:
+        print(json.dumps({"forgotten": host}))
+        return
     Console(soft_wrap=True).print(f"{host} is forgotten; nothing waits for it")

@@ -16,6 +16,7 @@ from sqlalchemy.exc import ArgumentError
 
 from config.layout import Layout
 from config.settings import load_settings
+from daemon.cli.options import Json
 from daemon.cli.progress import progress
 from daemon.errors import AlreadyRunning
 from workers import durable
@@ -40,7 +41,7 @@ def copy(
         Path | None,
         typer.Option("--password-file", metavar="FILE", help="The password of the server."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Copy the index whole into an empty database, and compare both row by row.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from daemon.cli.options import Host, Port
+from daemon.cli.options import Host, Json, Port
 
 _MODE = 0o644
 
@@ -35,6 +36,7 @@ def install(
     ] = None,
     host: Host = None,
     port: Port = None,
+    as_json: Json = False,
 ) -> None:
     """Print or write systemd's units, the account and the folders, as the settings ask for them.
 
@@ -72,11 +74,16 @@ def install(
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
-    for path, text in render(shipped, settings, places).items():
-        if to is None:
-            print(f"### {path}\n{text}")
-            continue
-        target = to / path.relative_to("/")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(target, text.encode(), _MODE)
-        print(os.fspath(target))
+    files = {
+        to / path.relative_to("/") if to else path: text
+        for path, text in render(shipped, settings, places).items()
+    }
+    for path, text in files.items():
+        if to is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            replace_file(path, text.encode(), _MODE)
+        if not as_json:
+            print(f"### {path}\n{text}" if to is None else path)
+    if as_json:
+        found = [{"path": str(path), "content": text} for path, text in files.items()]
+        print(json.dumps({"files": found}))

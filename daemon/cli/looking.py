@@ -15,7 +15,7 @@ from rich.table import Column, Table
 from config.settings import Settings
 from daemon.cli.escaping import shown
 from daemon.cli.naming import day
-from daemon.cli.options import Config, Root, acting_user, settings_of
+from daemon.cli.options import Config, Json, Root, acting_user, settings_of
 from daemon.cli.progress import progress
 from daemon.cli.sentences import tell
 from daemon.web.reading import Installation
@@ -29,7 +29,6 @@ from workers.index.tables import study as study_table
 from workers.jobs import ask_for_pairs
 from workers.pairing.evidence import Override
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Limit = Annotated[int, typer.Option("--limit", min=1, help="How many at most.")]
 Study = Annotated[str, typer.Argument(metavar="STUDY", help="The StudyInstanceUID.")]
 Entry = Annotated[str, typer.Argument(metavar="ENTRY", help="The entry, as the list names it.")]

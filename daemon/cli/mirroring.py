@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from daemon.cli.options import Config, Root, settings_of
+from daemon.cli.options import Config, Json, Root, settings_of
 
 EXIT_DRIFT = 3
 """The store lacks something, or holds other bytes; it was named."""
@@ -33,7 +33,7 @@ def mirror(
     repair: Annotated[
         bool, typer.Option("--repair", help="With --verify: send anew what differs.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Copy tree and pairs into the object store of the table mirror, until it is told to stop.
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated
 
 import typer
 
-from daemon.cli.options import Config, Root, settings_of
+from daemon.cli.options import Config, Json, Root, settings_of
 
 
 def notify(
@@ -15,6 +16,7 @@ def notify(
     test: Annotated[
         bool, typer.Option("--test", help="Send one message to each channel, and say how it went.")
     ] = False,
+    as_json: Json = False,
 ) -> None:
     """Tell by webhook and e-mail what the table notify asks for, until it is told to stop."""
     settings = settings_of(root, config)
@@ -31,4 +33,7 @@ def notify(
         raise Undelivered("nobody is to be told: give notify.webhook.url or notify.email.host")
     for sender in senders:
         sender.send([greeting()])
-        typer.echo(f"{sender.name}: taken")
+        if not as_json:
+            typer.echo(f"{sender.name}: taken")
+    if as_json:
+        typer.echo(json.dumps({"taken": [sender.name for sender in senders]}))

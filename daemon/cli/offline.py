@@ -17,6 +17,7 @@ from rich.table import Column, Table
 from rich.tree import Tree
 
 from daemon.cli.escaping import shown
+from daemon.cli.options import Json
 from daemon.cli.progress import progress
 from daemon.cli.sentences import tell
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 EXIT_HELD = 3
 """`pair` could not pair: the reasons were printed."""
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Source = Annotated[
     Path,
     typer.Argument(metavar="PATH", exists=True, help="A DICOM file, or a folder of any depth."),
@@ -59,11 +59,13 @@ def phantom(
     size: Annotated[str, typer.Option(help="tiny, small, whole-body or total-body.")] = "small",
     patients: Annotated[int, typer.Option(min=1, help="How many patients.")] = 1,
     orientation: Annotated[str, typer.Option(help="HFS, HFP, FFS or FFP.")] = "HFS",
+    as_json: Json = False,
 ) -> None:
     """Write synthetic PET/CT studies: scout, CT, reformats, PET NAC, PET AC, MIP."""
     from workers.phantom.study import PhantomSpec, write_study
 
-    with progress() as step:
+    studies = []
+    with progress(quiet=as_json) as step:
         for number in range(1, patients + 1):
             try:
                 spec = PhantomSpec(number, size=size, orientation=orientation)  # type: ignore[arg-type]
@@ -71,6 +73,12 @@ def phantom(
                 raise typer.BadParameter(str(error)) from None
             target = folder if patients == 1 else folder / f"patient-{number:03d}"
             made = write_study(spec, target, progress=lambda n, of: step("writing", n, of))
+            studies.append(
+                {"study": made.study_uid, "folder": str(target), "instances": made.count}
+            )
+    if as_json:
+        print(json.dumps({"studies": studies}))
+        return
     Console(soft_wrap=True).print(f"{made.count} instances a study in {folder}")
 
 

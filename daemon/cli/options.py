@@ -28,6 +28,7 @@ Port = Annotated[
     int | None,
     typer.Option("--port", metavar="N", help="Port to listen on, 0 = any (settings: 11112)."),
 ]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
 def settings_of(

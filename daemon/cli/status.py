@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
-
-import typer
 
 from daemon.cli.escaping import shown
-from daemon.cli.options import Config, Root, settings_of
+from daemon.cli.options import Config, Json, Root, settings_of
 from daemon.looking import RATE_SECONDS, Status, look
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
 def status(root: Root = None, config: Config = None, as_json: Json = False) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from functools import partial
 from typing import Annotated
 
 import typer
 
-from daemon.cli.options import Config, Root, settings_of
+from daemon.cli.options import Config, Json, Root, settings_of
 from daemon.cli.roles import serve
 
 _DEFAULT_FILE = "web.password"
@@ -39,6 +40,7 @@ def password(
     stdin: Annotated[
         bool, typer.Option("--stdin", help="Read it from the first line of stdin.")
     ] = False,
+    as_json: Json = False,
 ) -> None:
     """Set the password of the page; whoever is logged in must log in anew.
 
@@ -50,7 +52,7 @@ def password(
     from daemon.web.access.passwords import why_unfit, write_password
 
     path = settings.root.absolute() / (settings.web.password_file or _DEFAULT_FILE)
-    given = _read_line() if stdin else typer.prompt("Password", hide_input=True,
+    given = _read_line() if stdin else typer.prompt("Password", hide_input=True, err=True,
                                                     confirmation_prompt=True)  # fmt: skip
     if unfit := why_unfit(given):
         raise typer.BadParameter(unfit)
@@ -58,8 +60,12 @@ def password(
         write_password(path, given)
     except OSError as error:
         raise AccessUnusable("web.password_file", error.strerror or "unwritable") from None
+    asked_for = settings.web.password_file is not None
+    if as_json:
+        typer.echo(json.dumps({"written": str(path), "asked_for": asked_for}))
+        return
     typer.echo(f"written: {path}")
-    if settings.web.password_file is None:
+    if not asked_for:
         typer.echo(f'ask for it: [web] password_file = "{_DEFAULT_FILE}", then start anew')
 
 
