@@ -27,6 +27,7 @@ from daemon.errors import AlreadyRunning, DaemonError
 from daemon.processes import Notifier, die_with_parent
 from daemon.valkey import answers
 from workers.durable import try_lock
+from workers.errors import IndexUnreached
 from workers.queues import FILING, PAIRING, remove_socket_folder, socket_path
 
 FIRST_DELAY_SECONDS = 0.2
@@ -349,7 +350,8 @@ def run_all(settings: Settings, options: Sequence[str], only: Collection[str] = 
     with _root_lock(settings.layout.run / "lock"):
         from workers.index.engine import prepare_index  # heavy, and only here
 
-        prepare_index(settings).close()
+        with contextlib.suppress(IndexUnreached):  # receiving needs none; others wait and say so
+            prepare_index(settings).close()
         try:
             Supervisor(settings, roles, (sys.executable, "-P", "-m", "daemon"), options).run()
         finally:

@@ -20,6 +20,7 @@ import sqlalchemy as sa
 from config.layout import Layout
 from config.logs import get_logger
 from config.settings import Settings
+from daemon.awaiting import awaited
 from daemon.committing import Committing
 from daemon.expanding import ExpanderThread
 from workers import clock, durable, queues
@@ -432,8 +433,11 @@ class Sweeper:
 
 
 def run_sweeper(settings: Settings, stop: threading.Event) -> None:
-    """Sweep until `stop` is set; prepares the index first."""
-    with closing(prepare_index(settings)) as index:
+    """Sweep until `stop` is set; prepares the index first, and waits for its server."""
+    prepared = awaited(lambda: prepare_index(settings), stop)
+    if prepared is None:
+        return
+    with closing(prepared) as index:
         if not index.identities().spool:
             raise SpoolNameTaken(
                 "hosts with names share this index: give this one a spool.name of its own too"

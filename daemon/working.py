@@ -28,6 +28,7 @@ from rq.worker_registration import clean_worker_registry
 
 from config.logs import get_logger
 from config.settings import Settings
+from daemon.awaiting import await_index
 from daemon.errors import QueueServerAway
 from daemon.processes import Heartbeat, Notifier, die_with_parent
 from workers.queue_glance import life_of
@@ -369,6 +370,7 @@ def wait_for_server(settings: Settings) -> redis.Redis:
         plain = reason == _JUST_AWAY  # it may be starting this moment
         if reason != told and not (plain and time.monotonic() - began < _WAIT_LOG_SECONDS):
             log.warning("queue-server-awaited", reason=reason)
+            Notifier.from_environment().status(f"waits for the queue server: {reason}")
             told = reason
         time.sleep(_WAIT_SECONDS if plain else _REFUSED_WAIT_SECONDS)
 
@@ -409,6 +411,7 @@ def run_worker(settings: Settings, queue_name: str, *, drain: bool = False) -> N
     if queue_name == PAIRING:
         import workers.pairing.making  # noqa: F401
     jobs.configure(settings)
+    await_index(settings)
     work(make_worker(settings, queue_name), drain=drain)
 
 

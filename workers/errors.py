@@ -21,6 +21,7 @@ WorkersError
 ├── HostUnknown          no host of that name shares the index
 └── IndexUnusable        missing, locked, on a network file system
     ├── IndexAway        it cannot be opened: what it lies on may be at fault
+    │   └── IndexUnreached   its server does not answer: who waits may be let in
     ├── CopyRefused      a copy would go into what holds rows, or out of what is at work
     ├── CopyDiffers      a copy does not give back what was written
     ├── SpoolNameTaken   spool.name is another host's
@@ -113,6 +114,10 @@ class IndexAway(IndexUnusable):
             f"the index cannot be opened: {reason}; is its disk full, read-only or not mounted,"
             " or its server away?"
         )
+
+
+class IndexUnreached(IndexAway):
+    """The server of the index does not answer; it refused nobody."""
 
 
 class SpoolNameTaken(IndexUnusable):

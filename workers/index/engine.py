@@ -16,13 +16,13 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 
 from config.settings import Settings
-from workers.errors import IndexAway, IndexOutdated, IndexUnusable
+from workers.errors import IndexOutdated, IndexUnusable
 from workers.identity import give_archive_identity, give_identity, write_stores
 from workers.index import tables
 from workers.index.counting import Ask, Identities, identities
 from workers.index.hosts import claim_spool, has_hosts
 from workers.index.migrating import current_revision, upgrade
-from workers.index.postgresql import is_away, postgresql_engine
+from workers.index.postgresql import index_away, is_away, postgresql_engine
 from workers.index.revision import HEAD_REVISION
 from workers.index.sqlite import back_up, give_mode, orphans, sqlite_engine
 
@@ -78,7 +78,7 @@ def _telling_away() -> Iterator[None]:
         yield
     except sa.exc.DBAPIError as error:
         if is_away(error):
-            raise IndexAway(error.orig or error) from error
+            raise index_away(error) from error
         raise
 
 
@@ -141,7 +141,7 @@ def _revision(engine: Engine) -> str | None:
         return current_revision(engine)
     except sa.exc.OperationalError as error:
         engine.dispose()
-        raise IndexAway(error.orig or error) from error
+        raise index_away(error) from error
 
 
 def asking(connection: Connection) -> Ask:

@@ -14,7 +14,7 @@ from pathlib import Path
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Engine
 
-from workers.errors import IndexUnusable
+from workers.errors import IndexAway, IndexUnreached, IndexUnusable
 
 _WRITE_LOCK = 7308332045
 _HELD_SECONDS = 30
@@ -83,6 +83,17 @@ def is_away(error: sa.exc.DBAPIError) -> bool:
     return error.connection_invalidated or (
         isinstance(error, sa.exc.OperationalError) and getattr(error.orig, "sqlstate", "") is None
     )
+
+
+def index_away(error: sa.exc.DBAPIError) -> IndexAway:
+    """Return what to raise for an error that kept an index from being opened or used.
+
+    A server that asked for a password and then let nobody in has a reason that a person must mend.
+    """
+    attempt = getattr(error.orig, "pgconn", None)
+    refused = attempt is not None and (attempt.used_password or attempt.needs_password)
+    kind = IndexUnreached if is_away(error) and not refused else IndexAway
+    return kind(error.orig or error)
 
 
 def _application() -> str:
