@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import io
 import json
@@ -16,11 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import databases
+import pytest
 import sqlalchemy as sa
 from pydicom import Dataset, dcmread, dcmwrite
 from pydicom.uid import UID
 
 from config.settings import Settings, load_settings
+from workers.filing import examining, taking
 from workers.filing.journal import read_facts
 from workers.filing.protocol import Filer
 from workers.filing.report import FilingReport
@@ -325,3 +328,17 @@ def end_of_child(pid: int) -> int:
 
 def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+class BadSectors:
+    """Reading the entry of this name fails, as on a dying disk."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+        self.name = name
+        self._examine = examining.examine
+        monkeypatch.setattr(taking, "examine", self)
+
+    def __call__(self, file: Any, name: str, *arguments: Any, **options: Any) -> Any:
+        if name == self.name:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), "/secret/path")
+        return self._examine(file, name, *arguments, **options)

@@ -9,6 +9,7 @@ import os
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ import odd_archives as odd
 import pytest
 from filing_world import (
     FOLDER,
+    BadSectors,
     World,
     a_world,
     changed,
@@ -244,7 +246,7 @@ def test_it_runs_no_further_ahead_than_filing_keeps_up(world: World) -> None:
         world.file_all()
 
     most = 3 * max(map(len, files.values()))
-    (found,) = expand_all(world, pause=pause, ahead=Ahead(most_bytes=most))
+    (found,) = expand_all(world, pause=pause, ahead=Ahead(world.layout, most_bytes=most))
     assert found.members == 12
     assert len(lying) > 1
     assert max(lying) <= 4
@@ -260,8 +262,32 @@ def test_many_small_members_wait_for_filing_too(world: World) -> None:
         paused.append(len(world.waiting()) - 1)
         world.file_all()
 
-    expand_all(world, pause=pause, ahead=Ahead(most_entries=2))
+    expand_all(world, pause=pause, ahead=Ahead(world.layout, most_entries=2))
     assert paused == [3]
+
+
+def test_a_member_that_cannot_be_filed_holds_up_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = slices(4)
+    world.put({"scan.tar": tar(files)})
+    broken = f"scan.tar/{min(files)}"
+    BadSectors(monkeypatch, broken)
+    tries: list[int] = []
+
+    def pause() -> None:
+        tries.append(len(tries))
+        assert len(tries) < 20, "what cannot be filed is waited for"
+        for name in world.waiting():
+            with suppress(OSError):
+                world.file([name])
+
+    most = max(map(len, files.values())) // 2  # each member alone is beyond it
+    (found,) = expand_all(world, pause=pause, ahead=Ahead(world.layout, most_bytes=most))
+    assert found.members == 4
+    pause()
+    assert [name.path for name in world.waiting()] == [broken]
+    assert world.outcomes() == {"expanded": 1, "filed": 3}
 
 
 def test_a_stop_ends_a_wait_for_filing_and_the_next_start_goes_on(world: World) -> None:
@@ -273,7 +299,10 @@ def test_a_stop_ends_a_wait_for_filing_and_the_next_start_goes_on(world: World) 
 
     with pytest.raises(StoreUnavailable, match="stop"):
         expand_all(
-            world, refusal=refusal, pause=lambda: stopped.append(True), ahead=Ahead(most_entries=1)
+            world,
+            refusal=refusal,
+            pause=lambda: stopped.append(True),
+            ahead=Ahead(world.layout, most_entries=1),
         )
     assert len(world.waiting()) == 3
     expand_all(world)

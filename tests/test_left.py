@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from conftest import QueueServer
-from filing_world import World, a_world, encoded, small_instances
+from filing_world import BadSectors, World, a_world, encoded, small_instances
 from running import children_of, petct, running, wait_until
 
 from daemon.looking import look
 from daemon.sweeper import Sweeper
 from workers import jobs, queues
 from workers.completeness.judging import judge_studies
-from workers.filing import examining, left, taking
+from workers.filing import left
 from workers.index.counting import failing_pairs
 from workers.index.glance import glance
 from workers.index.tables import event, pair
@@ -37,20 +37,6 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 def troubles(world: World) -> str:
     return "\n".join(look(world.settings).troubles)
-
-
-class BadSectors:
-    """Reading the entry of this name fails, as on a dying disk."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-        self.name = name
-        self._examine = examining.examine
-        monkeypatch.setattr(taking, "examine", self)
-
-    def __call__(self, file: Any, name: str, *arguments: Any, **options: Any) -> Any:
-        if name == self.name:
-            raise OSError(errno.EIO, os.strerror(errno.EIO), "/secret/path")
-        return self._examine(file, name, *arguments, **options)
 
 
 def test_an_entry_that_cannot_be_read_is_named_with_its_reason_until_it_is_filed(

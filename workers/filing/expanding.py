@@ -89,13 +89,13 @@ class _Intake:
 
     def took(self, batch: BatchWriter, path: str) -> bool:
         """Tell whether a member came before a kill or a refusal: it waits still, or is filed."""
+        name = EntryName(batch.name, path)
         if batch.has(path):  # perhaps not durable yet
             durable.fsync_folder((batch.folder / path).parent)
-            self.ahead.add(batch.folder / path)
+            self.ahead.add(name)
             return True
-        identifier = EntryName(batch.name, path).identifier
         with self.index.read() as connection:
-            return bool(known_arrivals(connection, [identifier]))
+            return bool(known_arrivals(connection, [name.identifier]))
 
 
 def is_archive(entry: EntryName, path: Path) -> bool:
@@ -146,7 +146,7 @@ def expand_entry(
         found = Expansion(_batch_name(entry))
         if not done:
             source, policy = provenance_of(settings, entry.batch)
-            intake = _Intake(index, refusal, offer, pause, ahead or Ahead())
+            intake = _Intake(index, refusal, offer, pause, ahead or Ahead(layout))
             _expand(settings, entry, path, source, found, intake)
             _commit(index, settings, Work(entry, path, file, source, policy=policy), found)
         path.unlink(missing_ok=True)
@@ -195,7 +195,7 @@ def _expand(
                 continue
             again = False  # members are published in order: none behind this one ever was
             member = batch.adopt(temporary, place)
-            intake.ahead.add(batch.folder / place)
+            intake.ahead.add(member)
             intake.offer(member)
 
 
