@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from config.settings import Settings
 from daemon.room import measure, refusals, reserve_of
-from daemon.watcher.counting import count_unclaimed
 from workers import clock
-from workers.commitment.undelivered import undeliverable
 from workers.errors import IndexAway, QueueSilent, StoreUnavailable
 from workers.filing.left import left_entries
 from workers.identity import check_archive, check_identity
@@ -97,7 +96,7 @@ def look(settings: Settings) -> Status:
     if waiting is None:
         waiting = _waiting(settings)
     troubles += _watch_troubles(settings) + _role_troubles(settings)
-    troubles += undeliverable(settings)
+    troubles += _commitment_troubles(settings)
     oldest = oldest_waiting(settings.layout)
     age = None if oldest is None else max(0.0, clock.wall() - oldest)
     troubles += _entry_troubles(settings)
@@ -164,9 +163,28 @@ def _role_troubles(settings: Settings) -> list[str]:
     return found
 
 
+def _commitment_troubles(settings: Settings) -> list[str]:
+    if not _holds_anything(settings.layout.commitment):
+        return []
+    from workers.commitment.undelivered import undeliverable  # nobody waits to load it for nothing
+
+    return undeliverable(settings)
+
+
 def _waiting(settings: Settings) -> int:
     # watched folders first: a file that is claimed meanwhile is counted twice, never not at all
-    return count_unclaimed(settings) + sum(1 for _ in waiting_entries(settings.layout))
+    unclaimed = 0
+    if any(_holds_anything(watch.path) for watch in settings.watched):
+        from daemon.watcher.counting import count_unclaimed  # nor this
+
+        unclaimed = count_unclaimed(settings)
+    return unclaimed + sum(1 for _ in waiting_entries(settings.layout))
+
+
+def _holds_anything(folder: Path) -> bool:
+    with suppress(OSError), os.scandir(folder) as items:
+        return any(True for _ in items)
+    return False
 
 
 def _depths(settings: Settings, age: float | None) -> tuple[dict[str, int], list[str]]:

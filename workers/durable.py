@@ -6,7 +6,6 @@ that a Success is answered only for what is stored).
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import functools
@@ -18,6 +17,10 @@ import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import ctypes
 
 _RENAME_NOREPLACE = 1
 _RENAME_EXCHANGE = 2
@@ -253,10 +256,14 @@ def no_follow(path: str, flags: int) -> int:
 
 @functools.cache
 def _libc() -> ctypes.CDLL:
+    import ctypes
+
     return ctypes.CDLL(None, use_errno=True)  # opened anew it makes classes: a third of a rename
 
 
 def _renameat2(source: Path | str, target: Path | str, flag: int) -> bool:
+    import ctypes  # here: most who make things durable never come by
+
     try:
         call = _libc().renameat2
     except AttributeError:  # a C library older than glibc 2.28

@@ -46,10 +46,14 @@ class LazyGroup(TyperGroup):
 
     table: tuple[LazyCommand, ...] = ()
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        for entry in self.table:
-            self.commands[entry.name] = entry.stub()
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Name the commands in the table's order."""
+        return [entry.name for entry in self.table]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return a command that only knows its line in the help, for the shell's completion."""
+        found = (entry.stub() for entry in self.table if entry.name == cmd_name)
+        return next(found, None)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """List the commands below their panels, as plain text: rich is as dear as all the rest."""
@@ -59,12 +63,12 @@ class LazyGroup(TyperGroup):
                 formatter.write_dl([(one.name, one.summary) for one in shown if one.panel == panel])
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Replace the stub by the real command; only the command that runs is imported."""
-        name, command, rest = super().resolve_command(ctx, args)
+        """Return the real command; only the one that runs is imported."""
         for entry in self.table:
-            if entry.name == name:
-                return name, entry.load(), rest
-        return name, command, rest
+            if entry.name == args[0]:
+                return entry.name, entry.load(), args[1:]
+        self.commands = {entry.name: entry.stub() for entry in self.table}  # for a suggestion
+        return super().resolve_command(ctx, args)
 
 
 def _command_of(
