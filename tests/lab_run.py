@@ -8,9 +8,9 @@ import argparse
 import contextlib
 import json
 import shutil
+import signal
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -21,15 +21,16 @@ from chaos_delivery import Piece, data_set_digest, study_pieces
 from chaos_judge import Promise, files_below, judge_archive
 from chaos_run import undisturbed_pairs
 from chaos_senders import Ledger, Senders, Target
+from chaos_system import signal_to
 from lab_net import Network
-from lab_system import DICOM_PORT, RECEIVING, Lab
-from running import wait_until
+from lab_system import DICOM_PORT, PAIRING, RECEIVING, Lab
+from running import state_of, wait_until
 
 from workers.phantom.study import write_many
 
 IDLE_SECONDS = 300
 _PATIENCE_SECONDS = 20.0
-_HUNT_SECONDS = 60.0
+_PAIR_SECONDS = 120.0
 
 Say = Callable[[str], None]
 
@@ -101,12 +102,12 @@ def run_lab(
         try:
             total = sum(map(len, parts))
             Disturber(plan, lab, lambda: ledger.taken / total, report, say).run()
-            wait_until(lambda: senders.done, IDLE_SECONDS, "the end of the delivery")
+            lab.wait_until(lambda: senders.done, IDLE_SECONDS, "the end of the delivery")
         finally:
             senders.stop()
         quiet = time.monotonic()
         try:
-            wait_until(lambda: not _what_waits(lab, len(pairs)), IDLE_SECONDS)
+            lab.wait_until(lambda: not _what_waits(lab, len(pairs)), IDLE_SECONDS)
         except AssertionError:
             report.problems.append(f"still waiting: {_what_waits(lab, len(pairs))}")
         report.idle_seconds = round(time.monotonic() - quiet, 1)
@@ -165,21 +166,19 @@ class Disturber:
         self._rng = plan.draw("disturber")
 
     def run(self) -> None:
-        hunt = threading.Thread(target=self._kill_a_pairing_host, name="hunt")
-        hunt.start()
-        try:
-            for at, action in (
-                (0.1, self._cut_the_link),
-                (0.3, self._kill_a_receiving_host),
-                (0.5, self._restart_the_queues),
-                (0.65, self._restart_the_database),
-            ):
-                due = time.monotonic() + _PATIENCE_SECONDS
-                while self._share() < at and time.monotonic() < due:
-                    time.sleep(0.02)
-                action()
-        finally:
-            hunt.join()
+        for at, action in (
+            (0.1, self._cut_the_link),
+            (0.25, self._kill_a_receiving_host),
+            (0.4, self._kill_a_pairing_host),
+            (0.5, self._restart_the_queues),
+            (0.65, self._restart_the_database),
+        ):
+            due = time.monotonic() + _PATIENCE_SECONDS
+            while self._share() < at and time.monotonic() < due:
+                time.sleep(0.02)
+            action()
+        for name in PAIRING:  # in whatever second of the above they came up
+            self._lab.hosts[name].await_ready()
 
     def _did(self, words: str) -> None:
         self._report.events.append(words)
@@ -210,21 +209,27 @@ class Disturber:
         self._did("PostgreSQL crashed and came back")
 
     def _kill_a_pairing_host(self) -> None:
-        """Kill D as soon as it makes a pair; then E is added, and D comes back."""
+        """Let D pair, which nobody did yet, and kill it over its first one; E is added."""
         host = self._lab.hosts["d"]
-        until = time.monotonic() + _HUNT_SECONDS
-        while time.monotonic() < until:
-            if host.horse() is not None:
-                time.sleep(self._rng.uniform(0, 0.1))
-                break
-            time.sleep(0.01)
-        making = host.horse() is not None
+        host.start()
+        host.await_ready()
+        wait_until(self._stop_a_pair, _PAIR_SECONDS, "a pair that D makes")
         host.kill()
-        self._did("D lost its power" + (" in the middle of a pair" if making else ""))
+        self._did("D lost its power in the middle of a pair")
         for name in "ed":
             self._lab.hosts[name].start()
-            self._lab.hosts[name].await_ready()
-        self._did("E pairs, and D again")
+        self._did("E starts, and D again")
+
+    def _stop_a_pair(self) -> bool:
+        """Stop the process that makes a pair while what it builds is there."""
+        horse = self._lab.hosts["d"].horse()
+        if horse is None or not signal_to(horse, signal.SIGSTOP):
+            return False
+        wait_until(lambda: state_of(horse) not in "RSD", 5, "a process that stands still")
+        if self._lab.is_building():
+            return True
+        signal_to(horse, signal.SIGCONT)
+        return False
 
 
 def _what_waits(lab: Lab, pairs: int) -> str:

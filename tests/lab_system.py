@@ -7,7 +7,8 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +141,22 @@ class LabHost:
         self._runs.append(Running(command, self._folder / f"run-{number}"))
 
     def await_ready(self) -> None:
-        self.process.await_output(READY, 90)
+        def ready() -> bool:
+            self.keep_alive()
+            return READY in self.process.stdout
+
+        wait_until(ready, 90, f"host {self.name}")
+
+    def keep_alive(self) -> None:
+        """Start again what has ended by itself, as systemd does."""
+        if not self._runs or self.process.process.poll() is None:
+            return
+        words = self.process.stderr[-500:]
+        self.unexpected_ends.append(
+            f"host {self.name} ended with {self.process.process.returncode}: {words}"
+        )
+        time.sleep(2)  # RestartSec
+        self.start()
 
     def find(self, words: str) -> int | None:
         """Return a role's process by the words of its command line."""
@@ -249,8 +265,20 @@ class Lab:
             self.hosts[name].start()
         for name in RECEIVING:
             self.hosts[name].await_ready()
-        self.hosts["d"].start()  # E comes when D has been killed
-        self.hosts["d"].await_ready()
+
+    def wait_until(self, condition: Callable[[], object], seconds: float, what: str = "") -> None:
+        """Await a condition; a host that ends meanwhile is started again."""
+
+        def holds() -> object:
+            for host in self.hosts.values():
+                host.keep_alive()
+            return condition()
+
+        wait_until(holds, seconds, what)
+
+    def is_building(self) -> bool:
+        """Tell whether a pair is being made this moment."""
+        return any((self.archive / ".petct" / "tmp").glob("pair-*"))
 
     def ask(self, question: str) -> list[tuple[Any, ...]]:
         """Ask the index from beside the server; nothing while it is away."""
