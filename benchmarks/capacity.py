@@ -24,10 +24,11 @@ class Costs:
     """600 CT of 512x512 and 600 PET of 200x200: a whole body."""
     instance_bytes: float = 302_500
     """Their mean."""
-    receive_ms: float = 1.3
-    """Of a core, an instance (benchmarks/end_to_end.py)."""
-    file_ms: float = 2.3
-    """Of a core, an instance: read, placed, linked, committed, judged (the same)."""
+    receive_ms: float = 2.2
+    """Of a core, an instance: the whole process, most of it the kernel's, median of the four of
+    benchmarks/end_to_end.py on a quiet machine (1.9 to 2.7; docs/performance.md, End to end)."""
+    file_ms: float = 1.7
+    """Of a core, an instance: read, placed, linked, committed, judged (the same; 1.7 to 1.8)."""
     receive_syncs: float = 2.0
     """An instance: of its bytes, and of its name (docs/performance.md, Receive)."""
     file_syncs: float = 0.1
