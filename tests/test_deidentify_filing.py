@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import logging
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 from filing_world import (
     SENDER,
+    BadSectors,
     World,
     changed,
     die,
@@ -27,9 +29,11 @@ from filing_world import (
 from pydicom import dcmread
 
 from workers import durable
+from workers.deidentify import entry
 from workers.errors import StoreUnavailable
 from workers.filing.journal import read_facts
 from workers.filing.labels import Labels, labels_of
+from workers.filing.left import left_entries
 from workers.filing.releasing import retry_entry
 from workers.index.tables import arrival, event, instance, series, study
 from workers.spool.batches import BatchSource
@@ -211,6 +215,59 @@ def test_without_the_archives_own_seed_nothing_gets_a_second_name(
     world.file_all()
     assert len({dcmread(path).PatientID for path in world.layout.archive.rglob("*.dcm")}) == 1
     assert seed.strip() not in (world.layout.archive_private / "seed.check").read_bytes()
+
+
+def a_disk_that_fails(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), "/secret/DOE_JANE")
+
+    monkeypatch.setattr(entry, "keep_note", fail)
+
+
+def a_full_spool(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/secret/DOE_JANE")
+
+    monkeypatch.setattr(entry, "dcmwrite", fail)
+
+
+def a_seed_that_is_away(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> str:
+        raise StoreUnavailable("the seed of de-identification is missing")
+
+    monkeypatch.setattr(entry, "seed_of_archive", fail)
+
+
+@pytest.mark.parametrize("others", [1, 3], ids=["one by one", "together"])
+@pytest.mark.parametrize("trouble", [a_seed_that_is_away, a_disk_that_fails, a_full_spool])
+def test_what_cannot_be_de_identified_now_waits_and_the_rest_is_filed(
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
+    trouble: Callable[[World, pytest.MonkeyPatch], None],
+    others: int,
+) -> None:
+    names = world.put({f"{number}": secret_instance(number) for number in range(2)}, DROP)
+    elsewhere = BatchSource(kind="folder", folder="/data/other")
+    plain = {str(number): encoded(tiny("CT IMAGES", number)) for number in range(4, 4 + others)}
+    broken = world.put({"broken": encoded(tiny("CT IMAGES", 9))}, elsewhere)
+    names += world.put(plain, elsewhere)
+    if others == 1:  # a batch that fails as a whole for another reason too
+        names += broken
+        BadSectors(monkeypatch, "broken")
+    with monkeypatch.context() as now:
+        trouble(world, now)
+        report = world.file(names)
+        assert world.outcomes() == {"filed": others}
+        assert report.left == len(names) - others
+        told = {one.name: one.reason for one in left_entries(world.layout)}
+        assert set(told) == set(names) - {name for name in names if name.path in plain}
+        assert not any("DOE_JANE" in reason for reason in told.values())
+        with pytest.raises(StoreUnavailable, match="de-identif"):
+            world.file(names[:2])
+    monkeypatch.undo()
+    world.file_all()
+    assert world.outcomes() == {"filed": others + 3}
+    assert not left_entries(world.layout)
 
 
 # killed at any line -------------------------------------------------------------------------------

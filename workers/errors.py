@@ -13,6 +13,7 @@ WorkersError
 ├── PairingRefused       the pair cannot be made; the message is the reason in plain words
 ├── PairDamaged          a finished pair cannot be read: a file is missing, cut or of another pair
 ├── StoreUnavailable     a store is missing, another one, or full: nothing is touched
+│   ├── CannotDeidentify the seed, or room to write: entries of other sources go on
 │   └── QueueUnusable    the queue server cannot be reached as configured (queue_server.py)
 ├── QueueSilent          the queue server did not tell how much it holds, in words
 ├── ExportFailed         what was asked for cannot be written, or does not exist
@@ -96,6 +97,10 @@ class PairDamaged(WorkersError):
 
 class StoreUnavailable(WorkersError):
     """A store is missing, replaced, read-only or full; nothing was touched."""
+
+
+class CannotDeidentify(StoreUnavailable):
+    """An entry cannot be de-identified now; one of a source that does not ask for it can go on."""
 
 
 class QueueSilent(WorkersError):

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import json
 import os
 import struct
 import warnings
@@ -26,6 +25,7 @@ from pydicom.errors import BytesLengthException
 
 from config.layout import Layout
 from workers import durable
+from workers.deidentify.notes import keep_note, read_note
 from workers.deidentify.rules import Deidentifier, why_held
 from workers.deidentify.secret import seed_of_archive
 from workers.errors import DataError, Hostile, Identifiable
@@ -55,7 +55,6 @@ class EntryDeidentifier:
         self._seed = seed_of_archive(layout, seed_file)
         self._rules = Deidentifier(self._seed)
         self._layout = layout
-        self._notes = _notes(layout)
         self._temporaries = layout.incoming
 
     def deidentify(
@@ -70,7 +69,7 @@ class EntryDeidentifier:
         OSError
             The system's; running again goes on.
         """
-        note = self._read_note(identifier)
+        note = read_note(self._layout, identifier)
         if note is not None and note["sha256"] == _sha256(file):
             return Deidentified(file, str(note["received"]))
         header = read_open_header(file)
@@ -89,10 +88,6 @@ class EntryDeidentifier:
             opened.close()
             raise
         return Deidentified(opened, received)
-
-    def forget(self, identifier: str) -> None:
-        """Remove the note of an entry that has left the spool."""
-        self._note(identifier).unlink(missing_ok=True)
 
     def _write(self, file: BinaryIO, temporary: Path, patient_id: str | None) -> BinaryIO:
         """Write the de-identified data set, durable; return it open and locked."""
@@ -123,28 +118,6 @@ class EntryDeidentifier:
         while chunk := file.read(_CHUNK_BYTES):
             digest.update(chunk)
         return digest.hexdigest()
-
-    def _note(self, identifier: str) -> Path:
-        return self._notes / f"{identifier}.json"
-
-    def _read_note(self, identifier: str) -> dict[str, object] | None:
-        try:
-            note = json.loads(self._note(identifier).read_bytes())
-        except (FileNotFoundError, ValueError):
-            return None
-        known = isinstance(note, dict) and {"sha256", "received"} <= note.keys()
-        return note if known else None
-
-
-def keep_note(layout: Layout, identifier: str, sha256: str, received: str) -> None:
-    """Say, durable, that the bytes of an entry with this digest are de-identified already."""
-    durable.make_folders(_notes(layout))
-    words = json.dumps({"sha256": sha256, "received": received})
-    durable.replace_file(_notes(layout) / f"{identifier}.json", words.encode(), 0o600)
-
-
-def _notes(layout: Layout) -> Path:
-    return layout.spool_private / "deidentified"
 
 
 @contextmanager

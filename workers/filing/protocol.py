@@ -24,7 +24,7 @@ from rq.timeouts import BaseTimeoutException
 from config.logs import get_logger
 from config.settings import Settings
 from workers import clock, durable
-from workers.errors import IndexUnusable, StoreUnavailable
+from workers.errors import CannotDeidentify, IndexUnusable, StoreUnavailable
 from workers.filing.committing import commit_batch
 from workers.filing.entering import Entrance
 from workers.filing.left import note_left, why_left
@@ -96,6 +96,9 @@ class Filer:
         for name in names:
             try:
                 self._file([name], hand, report)
+            except CannotDeidentify as error:  # noted; one of another source can be filed
+                failed = error
+                report.left += 1
             except (StoreUnavailable, IndexUnusable, BaseTimeoutException):
                 raise
             except Exception as error:  # noqa: BLE001 - logged, and the last one is raised below
@@ -119,7 +122,7 @@ class Filer:
             report.left += left
             if not works:
                 return
-            self._taker.examine(works, stack, hand)
+            report.left += self._taker.examine(works, stack, hand)
             known = self._entrance.place(works)
             if known and self._settings.filing.duplicates == "replace":
                 stack.enter_context(self._meeting.alone())

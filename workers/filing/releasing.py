@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from config.layout import Layout
 from config.logs import get_logger
 from workers import clock, durable
+from workers.deidentify.notes import keep_note
 from workers.errors import WorkersError
 from workers.filing import quarantine
 from workers.filing.rows import insert_event
@@ -47,9 +48,6 @@ def retry_entry(
     path = _path(str(reason["original_path"]))
     with BatchWriter(layout, source) as batch:
         if reason.get("received"):
-            # dicognito loads only where it is needed
-            from workers.deidentify.entry import keep_note
-
             again = EntryName(batch.name, path).identifier
             keep_note(layout, again, durable.sha256_of(temporary), str(reason["received"]))
         name = batch.adopt(temporary, path)

@@ -11,13 +11,15 @@ from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
+from config.logs import get_logger
 from config.settings import Settings
 from config.tables import SourcePolicy
-from workers.errors import DataError, Identifiable
+from workers.deidentify.notes import forget_note
+from workers.errors import CannotDeidentify, DataError, Identifiable, StoreUnavailable
 from workers.filing.examining import Instance, Skip, examine
 from workers.filing.expanding import is_archive
 from workers.filing.labels import labels_of
-from workers.filing.left import forget_left, noted
+from workers.filing.left import forget_left, note_left, noted, why_left
 from workers.filing.poison import Hand
 from workers.filing.provenance import is_lost, provenance_of
 from workers.filing.rows import known_arrivals
@@ -27,6 +29,8 @@ from workers.spool.batches import BatchSource, EntryName
 
 if TYPE_CHECKING:
     from workers.deidentify.entry import EntryDeidentifier
+
+log = get_logger(__name__)
 
 
 class _Poison(DataError):
@@ -77,15 +81,20 @@ class Taker:
     def let_go(self, work: Work, hand: Hand) -> None:
         """Unlink an entry whose arrival the index knows."""
         if work.policy.deidentify != "off":
-            self._deidentify_with().forget(work.identifier)
+            forget_note(self._layout, work.identifier)
         with suppress(FileNotFoundError):
             os.unlink(work.path)
         hand.forget(work.identifier)
         if work.identifier in self._left:
             forget_left(self._layout, work.identifier)
 
-    def examine(self, works: Sequence[Work], stack: ExitStack, hand: Hand) -> None:
-        """Read what each entry is; what cannot be filed is skipped or set aside."""
+    def examine(self, works: Sequence[Work], stack: ExitStack, hand: Hand) -> int:
+        """Read what each entry is; what cannot be filed is skipped or set aside.
+
+        What cannot be de-identified now is noted and left; return how many. Raises
+        CannotDeidentify where that is all there is.
+        """
+        left: list[CannotDeidentify] = []
         deadly = self._settings.filing.poison_deaths
         with hand.holding() as hold:
             for work in works:
@@ -98,10 +107,18 @@ class Taker:
                         work.becomes("skipped", reason=result.reason)
                     else:
                         work.found = result
+                except CannotDeidentify as error:
+                    note_left(self._layout, work.entry, str(error))
+                    left.append(error)
                 except DataError as error:
                     quarantine_work(
                         self._layout.quarantine, work, "quarantined", error.code, str(error)
                     )
+        if left and len(left) == len(works):
+            raise left[0]
+        if left:
+            log.warning("cannot-deidentify", entries=len(left), reason=str(left[0]))
+        return len(left)
 
     def _read(self, work: Work, stack: ExitStack) -> Instance | Skip:
         """Examine an entry, de-identified first where its source asks for that."""
@@ -114,8 +131,13 @@ class Taker:
         subject = work.labels.subject if work.policy.patient_id == "subject" else None
         if subject == "":
             raise Identifiable("its path names no subject to take the place of the PatientID")
-        with_key = self._deidentify_with()
-        done = with_key.deidentify(work.path, work.file, work.identifier, subject)
+        try:
+            with_key = self._deidentify_with()
+            done = with_key.deidentify(work.path, work.file, work.identifier, subject)
+        except StoreUnavailable as error:
+            raise CannotDeidentify(str(error)) from error
+        except OSError as error:
+            raise CannotDeidentify(f"it cannot be de-identified: {why_left(error)}") from error
         if done.file is not work.file:
             stack.enter_context(done.file)
             work.file = done.file
