@@ -14,7 +14,7 @@ import json
 import re
 import zlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import redis
@@ -153,20 +153,32 @@ def is_full(connection: redis.Redis) -> bool:
 def flush_foreign(connection: redis.Redis, spool: str = "") -> int:
     """Drop waiting jobs of another version or another program; return how many.
 
-    Of the queues of a spool's host: another host looks after its own.
+    Of the queues of a spool's host: another host looks after its own. What is left in the queue of
+    a host without a name goes whole: none is let in beside hosts with names.
     """
+    dropped = sum(_flush(connection, name, job_is_ours) for name in (filing_queue(spool), PAIRING))
+    if spool:
+        dropped += _flush(connection, FILING, lambda *_: False)
+    return dropped
+
+
+def _flush(
+    connection: redis.Redis, queue: str, is_kept: Callable[[redis.Redis, bytes], bool]
+) -> int:
+    """Drop what is not to be kept from a queue; return how many."""
     return sum(
-        _flush(connection, key)
-        for name in (filing_queue(spool), PAIRING)
-        for key in (f"rq:queue:{name}", f"rq:queue:{name}:intermediate")
+        _flush_list(connection, key, is_kept)
+        for key in (f"rq:queue:{queue}", f"rq:queue:{queue}:intermediate")
     )
 
 
-def _flush(connection: redis.Redis, key: str) -> int:
-    """Drop what is not ours from a list of jobs, a bounded piece at a time."""
+def _flush_list(
+    connection: redis.Redis, key: str, is_kept: Callable[[redis.Redis, bytes], bool]
+) -> int:
+    """The same of a list of jobs, a bounded piece at a time."""
     dropped = at = 0
     while jobs := cast("list[bytes]", connection.lrange(key, at, at + _FLUSH_JOBS - 1)):
-        foreign = [job for job in jobs if not job_is_ours(connection, job)]
+        foreign = [job for job in jobs if not is_kept(connection, job)]
         for job in foreign:
             connection.lrem(key, 1, job)  # type: ignore[arg-type]  # a forged one may be no text
             connection.delete(b"rq:job:" + job)

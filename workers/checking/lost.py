@@ -16,6 +16,7 @@ from workers.checking.suspects import Lost, Suspects
 from workers.errors import DataError
 from workers.filing import quarantine
 from workers.header.read import read_header
+from workers.identity import check_archive
 from workers.index.queries import SET_ASIDE
 from workers.index.tables import arrival
 from workers.spool.batches import waiting_entries
@@ -39,6 +40,7 @@ def _settle_batch(scene: Scene, batch: Sequence[Lost]) -> None:
     ]
     if not rows:
         return
+    check_archive(layout, scene.index.identities().archive)  # is it mounted yet?
     spooled = _in_spool(scene, rows)
     for row in rows:
         found = spooled.get(row.id) or _in_quarantine(scene, row)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections.abc import Collection, Iterable, Iterator
@@ -82,17 +83,24 @@ def read_back(archive: Path, row: FiledRow) -> FileState:
             descriptor = os.open(row.path.name, flags, dir_fd=folder)
     except FileNotFoundError:
         return FileState.MISSING
-    except OSError:  # a link, or what the disk no longer gives
-        return FileState.CHANGED
+    except OSError as error:  # a link, or what the disk no longer gives
+        return _changed(error)
     with open(descriptor, "rb", buffering=0) as file:
         try:
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)  # not what a cache remembers
             if os.fstat(descriptor).st_size != row.size:
                 return FileState.CHANGED
             found = hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError:
-            return FileState.CHANGED
+        except OSError as error:
+            return _changed(error)
     return FileState.INTACT if found == row.sha256 else FileState.CHANGED
+
+
+def _changed(error: OSError) -> FileState:
+    """Say what an error means for a file; one whose handle is stale is opened anew (NFS)."""
+    if error.errno == errno.ESTALE:
+        raise error
+    return FileState.CHANGED
 
 
 class SpooledUids:

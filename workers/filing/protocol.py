@@ -128,6 +128,8 @@ class Filer:
                 stack.enter_context(self._meeting.alone())
                 known = self._entrance.known(works)
             again = self._entrance.link(works, known, hand)
+            # unmounted meanwhile, it is below the mount point that they were linked
+            check_archive(self._layout, self._identities.archive)
             again += commit_batch(self._index, self._layout.quarantine, works, report)
             for work in works:
                 if work.row is not None:

@@ -66,7 +66,10 @@ def _finish(index: MetadataIndex, layout: Layout, old: Path, pair_id: int) -> bo
             .join(study, study.c.id == pair.c.study_id)
             .where(pair.c.id == pair_id)
         ).first()
-    if row is not None and row.folder and row.study == _study_in(old):
+    study_there = _study_in(old)
+    if study_there is None:
+        return False
+    if row is not None and row.folder and row.study == study_there:
         target = layout.output / row.folder
         if not _stands(target):
             os.rename(old, target)  # never over a folder that holds something
@@ -85,9 +88,14 @@ def _stands(folder: Path) -> bool:
         return os.path.lexists(folder) and bool(os.listdir(folder))
 
 
-def _study_in(folder: Path) -> str:
-    """Return which study a pair is of: an index made anew may have numbered pairs otherwise."""
+def _study_in(folder: Path) -> str | None:
+    """Return which study a pair is of: an index made anew may have numbered pairs otherwise.
+
+    "" where it is of none, None where it cannot be read now: it may be the only one that stands.
+    """
     try:
         return str(json.loads((folder / "pair.json").read_bytes())["study"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
         return ""
+    except OSError:
+        return None

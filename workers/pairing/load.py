@@ -11,6 +11,7 @@ to the path.
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from dataclasses import dataclass
@@ -84,7 +85,7 @@ def load_pair(path: Path | str) -> Pair:
 
     Raises FileNotFoundError where there is none, PairDamaged where its files do not belong
     together; both only after about two seconds of trying, since a folder that is being exchanged
-    may be gone for a moment.
+    may be gone for a moment, or its handle stale where another host exchanges it (NFS).
     """
     deadline = time.monotonic() + PATIENCE_SECONDS
     attempts = 0
@@ -92,7 +93,9 @@ def load_pair(path: Path | str) -> Pair:
         attempts += 1
         try:
             return open_pair(path)
-        except (FileNotFoundError, PairDamaged):
+        except (OSError, PairDamaged) as error:
+            if isinstance(error, OSError) and error.errno not in (errno.ENOENT, errno.ESTALE):
+                raise
             if attempts >= _ATTEMPTS and time.monotonic() > deadline:
                 raise
         time.sleep(_PAUSE_SECONDS)

@@ -80,7 +80,8 @@ def make_pair(index: MetadataIndex, settings: Settings, pair_id: int, generation
     asks again.
     """
     layout = settings.layout
-    check_archive(layout, index.identities().archive)
+    archive = index.identities().archive
+    check_archive(layout, archive)
     check_writable(layout.output, "archive")
     with pair_lock(index, layout, pair_id) as alone:
         if not alone:
@@ -97,12 +98,13 @@ def make_pair(index: MetadataIndex, settings: Settings, pair_id: int, generation
                 budget = memory_budget(settings.pairing.memory_mb)
                 with share_of_memory(layout, need, budget):
                     summary = _build(wanted, settings.pairing, building)
+                check_archive(layout, archive)  # unmounted meanwhile, nothing is laid below
                 return _put_in_place(index, layout, wanted, building, summary)
             except (PairingRefused, DataError) as error:
                 _refuse(index, wanted, str(error))
                 return "held"
             except FileNotFoundError as error:
-                check_archive(layout, index.identities().archive)
+                check_archive(layout, archive)
                 missing = sum(not file.exists() for file in (*wanted.pet.files, *wanted.ct.files))
                 if not missing:
                     raise
@@ -166,7 +168,7 @@ def _building(layout: Layout, wanted: _Wanted) -> Iterator[Path]:
     """Make a locked temporary folder on the archive's file system, removed at the end."""
     name = f"pair-{wanted.pair_id}-{wanted.generation}-{secrets.token_hex(4)}"
     path = layout.archive_private / "tmp" / name
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, exist_ok=True)
     path.mkdir(mode=0o700)
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
