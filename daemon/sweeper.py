@@ -8,7 +8,7 @@ a lost Redis.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -72,6 +72,25 @@ _DUE_PAIRS = (
     .limit(_MOST_PAIRS)
 )
 
+_OPEN = sa.and_(series.c.quiet.is_(False), series.c.instances > 0)
+_STALE = sa.and_(
+    _OPEN,
+    sa.or_(
+        series.c.last_boot.not_in(sa.bindparam("running", expanding=True)),
+        sa.and_(
+            series.c.last_boot == sa.bindparam("boot"),
+            series.c.last_monotonic > sa.bindparam("ahead"),
+        ),
+    ),
+)
+"""Series whose quiet clock nobody watches: of another boot than those that run, or of no time."""
+_ANY_STALE = sa.select(series.c.id).where(_STALE).limit(1)
+_QUIET_LONG_ENOUGH = sa.select(series.c.id, series.c.study_id, series.c.last_monotonic).where(
+    _OPEN,
+    series.c.last_boot == sa.bindparam("boot"),
+    series.c.last_monotonic <= sa.bindparam("before"),
+)
+
 
 class _Patience:
     """Ask again for the same thing after 2, 4, … 60 s: what failed at once fails at once again."""
@@ -103,6 +122,7 @@ class Sweeper:
         self._oldest: str | None = None
         self._queue_trouble = ""
         self._ages = Ages()
+        self._connection: redis.Redis | None = None
         self._queue = queues.filing_queue(settings.spool.name)
         self._neighbours = Neighbours(settings.spool.name)
         self._ticked = float("-inf")
@@ -120,6 +140,7 @@ class Sweeper:
         self._every("interrupted", _SWEEP_SECONDS, now, self.judge_interrupted)
         self._every("capped", _SWEEP_SECONDS, now, lambda: self._judge_capped(now))
         self._every("sweep", _SWEEP_SECONDS, now, self._clean)
+        self._every("server", _SWEEP_SECONDS, now, self._hang_up)
         self._every("checkpoint", _CHECKPOINT_SECONDS, now, self._index.checkpoint)
 
     def _every(self, name: str, seconds: float, now: float, action: Callable[[], object]) -> None:
@@ -131,20 +152,28 @@ class Sweeper:
 
     def _fill_queues(self, now: float) -> None:
         try:
-            with queues.connect(self._settings) as connection:
-                if not self._settings.redis.url and queues.is_full(connection):
-                    # ours alone, and all in it is a hint: jobs are made anew from spool and index
-                    connection.flushall()
-                    log.warning("queue-server-emptied", reason="its memory was full")
-                self._dispatch(connection, now)
-                self._ask_for_due_pairs(connection, now)
+            if self._connection is None:
+                self._connection = queues.connect(self._settings)
+            if not self._settings.redis.url and queues.is_full(self._connection):
+                # ours alone, and all in it is a hint: jobs are made anew from spool and index
+                self._connection.flushall()
+                log.warning("queue-server-emptied", reason="its memory was full")
+            self._dispatch(self._connection, now)
+            self._ask_for_due_pairs(self._connection, now)
             if self._queue_trouble:
                 log.info("queue-server-answers-again")
             self._queue_trouble = ""
         except redis.RedisError as error:
+            self._hang_up()
             if queues.why(error) != self._queue_trouble:
                 self._queue_trouble = queues.why(error)
                 log.warning("queue-server-unusable", reason=self._queue_trouble)
+
+    def _hang_up(self) -> None:
+        """Let the next look find the server anew: another may be in charge by then."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
     def _dispatch(self, connection: redis.Redis, now: float) -> None:
         """Queue waiting entries when the queue has nothing to do, or after ten minutes.
@@ -205,7 +234,8 @@ class Sweeper:
                 beat(connection, name, waiting.entries, oldest, stopped=stopped)
 
     def stop(self) -> None:
-        """Tell other hosts that nothing comes in here, where that is so."""
+        """Let go of the queue server; tell other hosts that nothing comes in here, if so."""
+        self._hang_up()
         intakes = (is_counting(self._layout, role) for role in ("receive", "watch"))
         self.tell_the_others(clock.monotonic(), stopped=not any(intakes))
 
@@ -226,16 +256,13 @@ class Sweeper:
         quiet_seconds = self._settings.completeness.quiet_seconds
         self._look_at_clocks(now)
         self._look_around(now)
-        self._adopt_foreign_clocks(now)
+        asked = {"boot": clock.boot_id(), "before": now - quiet_seconds, "ahead": now + 1}
+        asked["running"] = self._running(now)
         with self._index.read() as connection:
-            due = connection.execute(
-                sa.select(series.c.id, series.c.study_id, series.c.last_monotonic).where(
-                    series.c.quiet.is_(False),
-                    series.c.instances > 0,
-                    series.c.last_boot == clock.boot_id(),
-                    series.c.last_monotonic <= now - quiet_seconds,
-                )
-            ).all()
+            is_any_stale = connection.execute(_ANY_STALE, asked).first() is not None
+            due = connection.execute(_QUIET_LONG_ENOUGH, asked).all()
+        if is_any_stale:
+            self._start_anew(asked, now)
         if not due:
             return []
         waiting_since = min(self._waiting_since(), self._neighbours.waiting_since(now))
@@ -328,34 +355,20 @@ class Sweeper:
                 )
                 log.warning("clocks-moved", gap_seconds=round(gap))
 
-    def _adopt_foreign_clocks(self, now: float) -> None:
+    def _start_anew(self, stale: Mapping[str, Any], now: float) -> None:
         """Start the quiet clock of series whose last instance came before this boot anew.
 
         The clocks of other hosts that are there are theirs.
         """
-        mine = series.c.last_boot == clock.boot_id()
-        stale = sa.and_(
-            series.c.quiet.is_(False),
-            series.c.instances > 0,
-            sa.or_(
-                ~self._runs(series.c.last_boot, now), mine & (series.c.last_monotonic > now + 1)
-            ),
-        )
-        with self._index.read() as connection:
-            found = connection.execute(sa.select(series.c.id).where(stale).limit(1)).first()
-        if found is not None:
-            with self._index.write() as connection:
-                connection.execute(
-                    series.update()
-                    .where(stale)
-                    .values(last_boot=clock.boot_id(), last_monotonic=now)
-                )
+        started = series.update().where(_STALE).values(last_boot=stale["boot"], last_monotonic=now)
+        with self._index.write() as connection:
+            connection.execute(started, stale)
 
     def _judge_capped(self, now: float) -> None:
         """Judge studies whose pair has waited for the hard cap, on whichever host from then on."""
         cap = self._settings.completeness.hard_cap_minutes * 60
         over = sa.and_(pair.c.begun_boot == clock.boot_id(), pair.c.begun_monotonic <= now - cap)
-        foreign = sa.and_(pair.c.state == "pending", ~self._runs(pair.c.begun_boot, now))
+        foreign = sa.and_(pair.c.state == "pending", pair.c.begun_boot.not_in(self._running(now)))
         with self._index.read() as connection:
             due = connection.execute(
                 sa.select(pair.c.study_id).where(
@@ -379,9 +392,9 @@ class Sweeper:
                 connection.execute(pair.update().where(mine, over).values(begun_boot=CAPPED))
         ask_for_pairs(self._settings, judge_studies(self._index, self._settings, studies))
 
-    def _runs(self, boot: sa.Column[str], now: float) -> sa.ColumnElement[bool]:
-        """Ask whether a clock is of a boot that somebody watches, or has run out."""
-        return boot.in_([clock.boot_id(), CAPPED, *self._neighbours.boots(now)])
+    def _running(self, now: float) -> list[str]:
+        """Name the boots whose clocks somebody watches, and that of those that ran out."""
+        return [clock.boot_id(), CAPPED, *self._neighbours.boots(now)]
 
     # pairs without a job --------------------------------------------------------------------------
 
