@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import databases
 import pytest
 from filing_world import (
     FOLDER,
@@ -65,7 +65,8 @@ def make_template(folder: Path) -> Path:
     finally:
         place.close()
         world.close()
-    world.layout.index.chmod(world.layout.file_mode)  # as the umask of our processes does
+    if world.layout.index.exists():
+        world.layout.index.chmod(world.layout.file_mode)  # as the umask of our processes does
     return Path(world.settings.root)
 
 
@@ -79,6 +80,7 @@ def copy_of(template: Path, folder: Path, **overrides: Any) -> Iterator[World]:
     """A copy of an installation that a test may spoil."""
     root = folder / "root"
     shutil.copytree(template, root, symlinks=True)
+    databases.copy(template, root)
     ours = {"redis": NO_SERVER, "watch": [{"path": FOLDER.folder}]}
     world = World(settings_for(root, **{**ours, **overrides}))
     try:
@@ -124,8 +126,7 @@ def stores(world: World) -> dict[str, tuple[Any, ...]]:
 
 def sql(world: World, statement: str, *values: object) -> list[tuple[Any, ...]]:
     """Ask or change the index from outside, as nobody should."""
-    with closing(sqlite3.connect(world.layout.index)) as connection, connection:
-        return connection.execute(statement, values).fetchall()
+    return databases.ask(world.settings, statement, *values)
 
 
 def a_filed_file(world: World, number: int = 0) -> Path:

@@ -69,10 +69,12 @@ def no_leaked_threads() -> Iterator[None]:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run what is marked `both_databases` on SQLite and on PostgreSQL."""
     marked = metafunc.definition.get_closest_marker
-    if marked("both_databases") and not marked("sqlite_only"):
-        shared = "module_database" in metafunc.fixturenames
-        name = "module_database" if shared else "index_database"
-        metafunc.parametrize(name, databases.BOTH, indirect=True)
+    both = marked("both_databases") and not marked("sqlite_only")
+    if "module_database" in metafunc.fixturenames:  # named for all: what is shared is made once
+        kinds = databases.BOTH if both else (databases.SQLITE,)
+        metafunc.parametrize("module_database", kinds, indirect=True)
+    elif both:
+        metafunc.parametrize("index_database", databases.BOTH, indirect=True)
 
 
 @pytest.fixture(scope="session")
@@ -89,6 +91,10 @@ def postgresql() -> Iterator[databases.Server]:
 @pytest.fixture(autouse=True)
 def index_database(request: pytest.FixtureRequest) -> Iterator[str]:
     """Which database the installations of this test have: SQLite, unless it is marked for both."""
+    if "module_database" in request.fixturenames:
+        with databases.lent() as kind:
+            yield kind
+        return
     with _database_of(request) as kind:
         yield kind
 
@@ -102,10 +108,7 @@ def module_database(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _database_of(request: pytest.FixtureRequest) -> Iterator[str]:
-    kind = getattr(request, "param", None)
-    if kind is None:
-        yield databases.current()
-        return
+    kind: str = getattr(request, "param", databases.SQLITE)
     server = request.getfixturevalue("postgresql") if kind == databases.POSTGRESQL else None
     with databases.chosen(server):
         yield kind

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import sqlite3
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine, make_url
@@ -24,6 +26,7 @@ BOTH = (SQLITE, POSTGRESQL)
 
 _ROOM_BYTES = 2 << 30
 _TEMPLATE = "template_of_tests"
+_GIVEN = "PETCT_INGEST_INDEX__URL"
 _SETTINGS = {
     "fsync": "off",  # a database is dropped with its test
     "full_page_writes": "off",
@@ -51,6 +54,13 @@ def _version(path: Path) -> float:
         return 0.0
 
 
+def _ordering(programs: Path) -> tuple[str, ...]:
+    """Let the server order text as people do ("a" before "B"), not by bytes, where it can (15)."""
+    told = subprocess.run([programs / "postgres", "--version"], capture_output=True, check=True)
+    version = int(told.stdout.split()[2].partition(b".")[0])
+    return ("--locale-provider=icu", "--icu-locale=en-US") if version >= 15 else ()
+
+
 class Server:
     """A cluster in a folder of its own, reached over a socket in it."""
 
@@ -65,7 +75,8 @@ class Server:
             self._user = {"user": "postgres", "group": "postgres", "extra_groups": []}
             shutil.chown(folder, "postgres", "postgres")
         self._call("initdb", "--pgdata", self._data, "--username=postgres", "--auth=trust",
-                   "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync")  # fmt: skip
+                   "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync",
+                   *_ordering(programs))  # fmt: skip
 
     def _call(self, program: str, *arguments: object) -> None:
         done = subprocess.run(
@@ -166,9 +177,15 @@ class Databases:
         name = _name_of(root)
         if name not in self._made:
             self._made[name] = self._server.create(name)
-            # for commands, which are given the root alone
-            self._patch.setenv("PETCT_INGEST_INDEX__URL", self._made[name])
+        # for commands, which are given the root alone
+        self._patch.setenv(_GIVEN, self._made[name])
         return self._made[name]
+
+    def copy(self, source: Path, target: Path) -> None:
+        """Give a root a copy of the database of another, which nobody is connected to."""
+        if self._server is not None:
+            name = _name_of(target)
+            self._made[name] = self._server.create(name, _name_of(source))
 
     def renew(self, root: Path) -> None:
         """Make the database of a root anew."""
@@ -208,11 +225,22 @@ class _Current:
 def chosen(server: Server | None) -> Iterator[Databases]:
     """Let the installations that are built meanwhile have their index there."""
     before, _Current.databases = _Current.databases, Databases(server)
-    try:
-        yield _Current.databases
-    finally:
-        _Current.databases.drop()
-        _Current.databases = before
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv(_GIVEN, raising=False)  # what others have
+        try:
+            yield _Current.databases
+        finally:
+            _Current.databases.drop()
+            _Current.databases = before
+
+
+@contextmanager
+def lent() -> Iterator[str]:
+    """Let one of the tests that share a database have others too; tell of which kind it is."""
+    with pytest.MonkeyPatch.context() as patch:
+        if given := os.environ.get(_GIVEN):
+            patch.setenv(_GIVEN, given)  # and is so again afterwards
+        yield current()
 
 
 def current() -> str:
@@ -226,11 +254,30 @@ def index_of(root: Path) -> dict[str, Any]:
     return {"index": {"url": url}} if url else {}
 
 
+def ask(settings: Settings, statement: str, *values: object) -> list[tuple[Any, ...]]:
+    """Ask or change an index from outside, with `?` for values; nothing before it exists."""
+    if settings.index.url is None:
+        path = settings.layout.index
+        if not path.exists():
+            return []
+        with closing(sqlite3.connect(path, timeout=10)) as file, file:
+            return file.execute(statement, values).fetchall()
+    words = statement.replace("%", "%%").replace("?", "%s")
+    with psycopg.connect(settings.index.url) as connection:
+        found = connection.execute(words, values)
+        return found.fetchall() if found.description else []
+
+
 def remove_index(settings: Settings) -> None:
     """Take the index of an installation away, as a person or a disk does who loses it."""
     for path in settings.layout.root.glob("index.sqlite*"):
         path.unlink()
     _Current.databases.renew(settings.root)
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy the index of a root for another, where it is not a file of the root itself."""
+    _Current.databases.copy(source, target)
 
 
 def keep(root: Path, name: str) -> None:

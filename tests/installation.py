@@ -6,12 +6,12 @@ import json
 import os
 import shutil
 import socket
-import sqlite3
 import subprocess
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+import databases
 from conftest import missing
 from running import Running, petct, running, wait_until
 
@@ -43,7 +43,8 @@ class Installation:
         self.root = folder / "root"
         self.inbox = self.root / "inbox"
         self.port = free_port()
-        self.settings = load_settings(root=self.root, environ={})
+        given = databases.index_of(self.root)
+        self.settings = load_settings(root=self.root, overrides=given, environ={})
         self.layout = self.settings.layout
         self.runs: list[Running] = []
         self.sent = 0
@@ -76,11 +77,7 @@ class Installation:
 
     def ask(self, question: str, *values: object) -> list[tuple]:
         """Ask the index from outside; nothing before it exists."""
-        if not self.layout.index.exists():
-            return []
-        address = f"file:{self.layout.index}?mode=ro"
-        with contextlib.closing(sqlite3.connect(address, uri=True, timeout=10)) as connection:
-            return connection.execute(question, values).fetchall()
+        return databases.ask(self.settings, question, *values)
 
     def arrived(self) -> int:
         """How many entries ever left the spool."""

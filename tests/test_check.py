@@ -44,7 +44,7 @@ from workers.phantom.study import write_many
 
 
 @pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def template(tmp_path_factory: pytest.TempPathFactory, module_database: str) -> Path:
     return make_template(tmp_path_factory.mktemp("template"))
 
 
@@ -204,7 +204,7 @@ def arrival_without_instance(world: World) -> str:
 
 def empty_rows(world: World) -> str:
     sql(world, "insert into folder (series_id, home, digits, accession_number, adopted) "
-               "select id, 'P/A', '1/2/3/4', '', 0 from series limit 1")  # fmt: skip
+               "select id, 'P/A', '1/2/3/4', '', false from series limit 1")  # fmt: skip
     return "P/A/studies/1/2/3/4"
 
 
@@ -396,6 +396,9 @@ ALONE: dict[Plant, set[Code]] = {
     row_to_nowhere: {Code.INDEX_DAMAGED},
 }
 
+ON_BOTH = tuple(plant for plant in ALONE if plant is not row_to_nowhere)
+"""PostgreSQL lets no row point to nowhere."""
+
 WITH_CHECKSUMS: dict[Plant, Code] = {
     bytes_differ: Code.BYTES_DIFFER,
     columns_differ: Code.COLUMNS_DIFFER,
@@ -423,12 +426,18 @@ def found_alone(world: World, plant: Plant, wanted: set[Code], **how: bool) -> R
     return report
 
 
-@pytest.mark.parametrize("plant", ALONE, ids=lambda plant: plant.__name__)
+@pytest.mark.parametrize("plant", ON_BOTH, ids=lambda plant: plant.__name__)
+@pytest.mark.both_databases
 def test_each_drift_is_found_and_named_and_nothing_else(world: World, plant: Plant) -> None:
     found_alone(world, plant, ALONE[plant])
 
 
+def test_a_row_that_points_to_nowhere_is_found_and_named(world: World) -> None:
+    found_alone(world, row_to_nowhere, ALONE[row_to_nowhere])
+
+
 @pytest.mark.parametrize("plant", WITH_CHECKSUMS, ids=lambda plant: plant.__name__)
+@pytest.mark.both_databases
 def test_what_only_the_bytes_show_is_found_with_checksums(world: World, plant: Plant) -> None:
     found_alone(world, plant, {WITH_CHECKSUMS[plant]}, checksums=True)
     assert codes(checked(world)) == {}
@@ -469,6 +478,7 @@ def test_what_a_process_holds_locked_is_in_use_however_old(
             os.close(descriptor)
 
 
+@pytest.mark.both_databases
 def test_a_world_in_order_is_clean_and_untouched(world: World) -> None:
     before = stores(world)
     for checksums in (False, True):

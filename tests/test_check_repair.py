@@ -103,7 +103,7 @@ LEFT = tuple(plant for plant in (*ALONE, *WITH_CHECKSUMS, *AGED) if plant not in
 
 
 @pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def template(tmp_path_factory: pytest.TempPathFactory, module_database: str) -> Path:
     return make_template(tmp_path_factory.mktemp("template"))
 
 
@@ -139,6 +139,7 @@ def make_pairs(world: World, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.mark.parametrize("plant", MENDED, ids=lambda plant: plant.__name__)
+@pytest.mark.both_databases
 def test_what_can_be_mended_is_and_a_second_check_is_clean(world: World, plant: Plant) -> None:
     where = plant(world)
     world.let_go()
@@ -214,6 +215,7 @@ def forget(world: World, uid: str) -> None:
 # files ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.both_databases
 def test_the_same_bytes_in_quarantine_give_a_row_its_file_back(world: World) -> None:
     path = a_filed_file(world)
     entry = "0123456789abcdef" * 2
@@ -256,6 +258,7 @@ def test_other_bytes_of_the_same_uid_are_never_linked_back(world: World) -> None
     assert not path.exists()
 
 
+@pytest.mark.both_databases
 def test_a_moved_patient_is_moved_back_file_by_file(world: World) -> None:
     path = a_filed_file(world)
     patient = path.parents[6]
@@ -281,6 +284,7 @@ def test_a_name_that_somebody_linked_elsewhere_too_stays_there(world: World) -> 
     assert codes(repaired(world)) == {Code.STRAY_COPY: 1}
 
 
+@pytest.mark.both_databases
 def test_a_file_is_filed_again_under_the_prefix_of_its_source(
     template: Path, tmp_path: Path
 ) -> None:
@@ -397,6 +401,7 @@ def test_an_entry_in_a_workers_hands_is_left_to_it(world: World) -> None:
     assert path.exists()
 
 
+@pytest.mark.both_databases
 def test_a_row_committed_after_the_walk_is_no_drift(world: World) -> None:
     """The worker commits and unlinks while the tree is walked."""
     _, entry = linked_and_not_committed(world, copy=False)
@@ -420,6 +425,7 @@ def test_an_entry_that_is_unlinked_while_it_is_waited_for_is_no_drift(world: Wor
 
 
 @pytest.mark.parametrize("outcome", ["filed", "quarantined"])
+@pytest.mark.both_databases
 def test_an_entry_is_never_removed_while_its_bytes_are_not_kept(world: World, outcome: str) -> None:
     entry_known(world)
     (entry,) = world.waiting()
@@ -436,6 +442,7 @@ def test_an_entry_is_never_removed_while_its_bytes_are_not_kept(world: World, ou
 # settled by whom --------------------------------------------------------------------------------
 
 
+@pytest.mark.both_databases
 def test_two_repairs_do_not_meet(world: World) -> None:
     count_differs(world)
     with open(world.layout.locks / "check", "ab") as lock:
@@ -462,6 +469,7 @@ def test_a_read_only_store_is_a_note_and_never_repaired(
     assert stores(world) == before
 
 
+@pytest.mark.both_databases
 def test_the_audit_tells_what_was_mended(world: World) -> None:
     count_differs(world)
     misplaced(world)

@@ -39,7 +39,7 @@ CT, PET = STUDY.named("CT IMAGES"), STUDY.named("PET AC")
 
 
 @pytest.fixture(scope="module")
-def paired(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def paired(tmp_path_factory: pytest.TempPathFactory, module_database: str) -> Iterator[World]:
     """An installation with one study, paired."""
     world = make_world(tmp_path_factory.mktemp("paired") / "site")
     world.put({f"{p.name}/{i}": encoded(p.dataset(i)) for p in (CT, PET) for i in range(p.count)})
@@ -72,6 +72,7 @@ def rows_of(world: World, level: Any = "series") -> list[dict[str, Any]]:
 # the metadata dictionary --------------------------------------------------------------------------
 
 
+@pytest.mark.both_databases
 def test_a_row_a_series_with_the_names_of_the_dictionary(paired: World) -> None:
     table = list(csv.DictReader(io.StringIO(run(paired, "export", "csv", "-"))))
     assert tuple(table[0]) == COLUMNS
@@ -89,12 +90,14 @@ def test_a_row_a_series_with_the_names_of_the_dictionary(paired: World) -> None:
     assert str(path.parent.relative_to(paired.layout.archive)) == ct["folder"]
 
 
+@pytest.mark.both_databases
 def test_the_instance_of_a_series_is_its_lowest_slice(paired: World) -> None:
     places = {d.SOPInstanceUID: float(d.ImagePositionPatient[2]) for d in datasets(CT)}
     row = next(row for row in rows_of(paired) if row["series"] == CT.series_uid)
     assert places[row["instance_uid"]] == min(places.values())
 
 
+@pytest.mark.both_databases
 def test_a_row_an_instance_in_slice_order(paired: World) -> None:
     places = {d.SOPInstanceUID: float(d.ImagePositionPatient[2]) for d in datasets(PET)}
     rows = [row for row in rows_of(paired, "instance") if row["series"] == PET.series_uid]
@@ -105,6 +108,7 @@ def datasets(series: Any) -> Iterator[Dataset]:
     return (series.dataset(number) for number in range(series.count))
 
 
+@pytest.mark.both_databases
 def test_acquisitions_of_a_series_are_subseries_of_their_own(world: World) -> None:
     contents = [encoded(tiny("CT IMAGES", number)) for number in range(3)]
     world.put(
@@ -133,6 +137,7 @@ def referring(content: bytes, to: str, frame: str) -> bytes:
 
 
 @pytest.mark.parametrize("first", ["the image", "what refers to it"])
+@pytest.mark.both_databases
 def test_a_reference_names_the_series_whatever_arrived_first(world: World, first: str) -> None:
     image = encoded(tiny("CT IMAGES"))
     uid = str(dcmread(io.BytesIO(image)).SOPInstanceUID)
@@ -160,6 +165,7 @@ def test_the_order_of_arrival_does_not_show(tmp_path: Path) -> None:
     assert tables[0] == tables[1]
 
 
+@pytest.mark.both_databases
 def test_csv_and_parquet_say_the_same(paired: World, tmp_path: Path) -> None:
     for level in ("series", "instance"):
         tables = [tmp_path / "t.csv", tmp_path / "t.parquet"]
@@ -190,6 +196,7 @@ def test_a_table_that_fails_leaves_the_old_one(paired: World, tmp_path: Path) ->
 # the datalist -------------------------------------------------------------------------------------
 
 
+@pytest.mark.both_databases
 def test_the_datalist_is_what_a_training_script_loads(paired: World, tmp_path: Path) -> None:
     target = tmp_path / "list.json"
     told = run(paired, "export", "datalist", target, "--validation", 0, "--json")
@@ -316,6 +323,7 @@ def test_notebooks_are_kept_without_outputs_and_of_our_program_know_nothing() ->
         assert not any("from workers" in cell.source for cell in cells)
 
 
+@pytest.mark.both_databases
 def test_a_sample_of_what_is_not_there_says_so(paired: World, tmp_path: Path) -> None:
     site, books = paired.layout, PROJECT / "notebooks"
     with pytest.raises(ExportFailed, match="no study"):

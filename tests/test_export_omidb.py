@@ -9,6 +9,7 @@ from pathlib import Path
 
 import omidb
 import pytest
+from databases import remove_index
 from filing_world import World, changed, encoded, make_world, other_pixels, tiny, uid_of
 from loguru import logger
 from pydicom.uid import generate_uid
@@ -63,6 +64,7 @@ def read_back(out: Path) -> dict[str, dict[str, list[str]]]:
     return found
 
 
+@pytest.mark.both_databases
 def test_the_public_reader_yields_every_client_study_series_and_image(
     world: World, tmp_path: Path
 ) -> None:
@@ -87,6 +89,7 @@ def test_the_public_reader_yields_every_client_study_series_and_image(
     assert json.loads(again.stdout) == {"out": str(out), **told}
 
 
+@pytest.mark.both_databases
 def test_a_second_run_writes_only_what_is_new(world: World, tmp_path: Path) -> None:
     fill(world, 1)
     out = tmp_path / "omi"
@@ -115,19 +118,20 @@ def test_hard_links_are_made_on_request_alone(world: World, tmp_path: Path) -> N
     assert not list((tmp_path / "omi").rglob(".*"))
 
 
+@pytest.mark.both_databases
 def test_a_clients_number_is_kept_also_when_the_index_is_lost(world: World) -> None:
     clients = Clients(world.index, world.layout)
     numbers = {name: clients.number_of(name) for name in ("B", "A", "C")}
     assert numbers == {"B": 1, "A": 2, "C": 3}
     world.close()
-    for path in world.layout.root.glob("index.sqlite*"):
-        path.unlink()
+    remove_index(world.settings)
     prepare_index(world.settings).close()
     again = Clients(world.index, world.layout)
     assert {name: again.number_of(name) for name in ("A", "B", "C", "D")} == numbers | {"D": 4}
     assert len(world.rows(client)) == 4
 
 
+@pytest.mark.both_databases
 def test_who_has_no_patient_id_is_a_client_of_their_own(world: World, tmp_path: Path) -> None:
     for number in range(2):
         content = changed(
@@ -139,6 +143,7 @@ def test_who_has_no_patient_id_is_a_client_of_their_own(world: World, tmp_path: 
     assert export_omidb(world.index, world.layout, tmp_path / "omi").clients == 2
 
 
+@pytest.mark.both_databases
 def test_a_record_of_nbss_is_passed_through_and_linked_by_date(
     world: World, tmp_path: Path
 ) -> None:
@@ -178,6 +183,7 @@ def test_what_cannot_be_exported_is_said(world: World, tmp_path: Path) -> None:
         export_omidb(world.index, world.layout, tmp_path / "other")
 
 
+@pytest.mark.both_databases
 def test_an_image_that_was_replaced_is_written_again(world: World, tmp_path: Path) -> None:
     content, *_ = fill(world, 1)
     export_omidb(world.index, world.layout, tmp_path / "omi")

@@ -32,7 +32,7 @@ HOSTILE = "a[red]b\x1b[31mc"
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def site(tmp_path_factory: pytest.TempPathFactory, module_database: str) -> Iterator[World]:
     """One study paired with a conflict in quarantine, one with a CT alone and a hostile name."""
     world = make_world(tmp_path_factory.mktemp("finding") / "site")
     first = {f"{p.name}/{i}": encoded(p.dataset(i)) for p in (CT, PET) for i in range(p.count)}
@@ -91,6 +91,7 @@ def found(world: World, *arguments: object) -> list[str]:
         (("--limit", "1"), [PAIRED]),
     ],
 )
+@pytest.mark.both_databases
 def test_studies_are_filtered_by_what_is_known_of_them(
     site: World, arguments: tuple[str, ...], expected: list[Any]
 ) -> None:
@@ -102,6 +103,7 @@ def test_a_role_or_time_that_is_none_is_refused(site: World) -> None:
     assert invoke(site, "studies", "--since", "yesterday").exit_code == 2
 
 
+@pytest.mark.both_databases
 def test_pages_leave_out_no_study_and_repeat_none(
     site: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,6 +131,7 @@ def test_pages_leave_out_no_study_and_repeat_none(
 
 @pytest.mark.parametrize("level", ["series", "instance"])
 @pytest.mark.parametrize("column", COLUMNS)
+@pytest.mark.both_databases
 def test_every_row_is_found_by_every_column(site: World, column: str, level: Any) -> None:
     rows = list(dictionary_rows(site.index, level))
     for value in {row[column] for row in rows}:
@@ -141,6 +144,7 @@ def test_every_row_is_found_by_every_column(site: World, column: str, level: Any
             assert [row for row in among if row[column] == value] == expected
 
 
+@pytest.mark.both_databases
 def test_a_star_stands_for_anything_and_other_signs_for_themselves(site: World) -> None:
     def of(**asked: str) -> set[str]:
         return {row["series"] for row in find_rows(site.index, asked)}
@@ -154,6 +158,7 @@ def test_a_star_stands_for_anything_and_other_signs_for_themselves(site: World) 
     assert of(modality="CT", instances=str(CT.count)) == {CT.series_uid}
 
 
+@pytest.mark.both_databases
 def test_an_instance_is_found_by_its_uid(site: World) -> None:
     uid = PET.dataset(3).SOPInstanceUID
     (row,) = json.loads(run(site, "find", f"instance_uid={uid}", "--json"))
@@ -163,6 +168,7 @@ def test_an_instance_is_found_by_its_uid(site: World) -> None:
     assert same == row
 
 
+@pytest.mark.both_databases
 def test_a_reference_is_found_by_series_and_by_instance(tmp_path: Path) -> None:
     from test_export import referring
 
@@ -190,6 +196,7 @@ def test_an_unknown_column_names_the_nearest(site: World) -> None:
     assert invoke(site, "find", "modality=CT", "modality=PT").exit_code == 2
 
 
+@pytest.mark.both_databases
 def test_find_prints_what_csv_exports(site: World) -> None:
     table = csv.DictReader(io.StringIO(run(site, "export", "csv", "-", "--level", "instance")))
     wanted = [row["file_path"] for row in table if row["modality"] == "PT"]
@@ -202,6 +209,7 @@ def test_find_prints_what_csv_exports(site: World) -> None:
 # show --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.both_databases
 def test_a_study_is_shown_whole(site: World) -> None:
     told = json.loads(run(site, "show", PAIRED.study_uid, "--files", "--json"))
     by_uid = {one["series"]: one for one in told["series"]}
@@ -225,6 +233,7 @@ def test_a_study_is_shown_whole(site: World) -> None:
     assert "factor     [" not in text
 
 
+@pytest.mark.both_databases
 def test_a_study_without_pet_and_an_unknown_one(site: World) -> None:
     told = json.loads(run(site, "show", ALONE.study_uid, "--json"))
     assert told["pair"] is None or told["pair"]["state"] == "no_pair"

@@ -100,6 +100,7 @@ def do(visitor: Visitor, path: str, **fields: object) -> str:
 # held ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.both_databases
 def test_a_held_study_is_forced_once_and_the_second_click_changes_nothing(held, page):
     visitor, path = page.client(), f"/held/{the_pair(held).study_id}/force"
     form = form_of(visitor, path)
@@ -114,6 +115,7 @@ def test_a_held_study_is_forced_once_and_the_second_click_changes_nothing(held, 
     assert json.loads(said.details)["by"] == "web 127.0.0.1"
 
 
+@pytest.mark.both_databases
 def test_two_clicks_at_once_are_one(held, page):
     visitor, path = page.client(), f"/held/{the_pair(held).study_id}/wait"
     form = form_of(visitor, path)
@@ -201,6 +203,7 @@ def test_a_description_with_markup_stays_text(tmp_path):
 # quarantine ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.both_databases
 def test_a_file_is_retried_once_and_the_second_click_says_so(world, page):
     visitor, (entry, _) = page.client(), entries(world)
     path = f"/quarantine/{entry}/retry"
@@ -227,6 +230,7 @@ def test_a_file_is_deleted_for_good_after_a_page_that_asks(world, page):
     assert visitor.get(path).status_code == 404
 
 
+@pytest.mark.both_databases
 def test_all_are_retried_behind_the_page_and_what_cannot_be_read_stays(world, page):
     visitor, (entry, _) = page.client(), entries(world)
     (world.layout.quarantine / f"{entry}.json").unlink()
