@@ -8,13 +8,11 @@ a lost Redis.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import redis
 import sqlalchemy as sa
 
 from config.layout import Layout
@@ -23,12 +21,12 @@ from config.settings import Settings
 from daemon.awaiting import awaited
 from daemon.committing import Committing
 from daemon.expanding import ExpanderThread
-from workers import clock, durable, queues
+from daemon.refilling import QueueFiller
+from workers import clock, durable
 from workers.completeness.judging import CAPPED, PairWish, judge_studies
 from workers.completeness.neighbours import Neighbours
 from workers.completeness.series import SeriesState
 from workers.errors import IndexAway, SpoolNameTaken, StoreUnavailable
-from workers.filing.expanding import is_archive
 from workers.filing.left import forget_gone
 from workers.identity import check_archive, check_identity
 from workers.index.engine import MetadataIndex, prepare_index
@@ -40,38 +38,20 @@ from workers.measuring import is_counting
 from workers.pairing.exchanging import finish_exchanges
 from workers.spool.ages import Ages, look_at_waiting, waiting_times
 from workers.spool.batches import (
-    EntryName,
     batch_names,
     remove_if_empty,
-    waiting_entries,
 )
 
 log = get_logger(__name__)
 
 _TICK_SECONDS = 1.0
 _SWEEP_SECONDS = 30.0
-_AGAIN_SECONDS = 600.0
 _CHECKPOINT_SECONDS = 300.0
 _STALE_SECONDS = 3600.0
 _GAP_SECONDS = 30.0
 _BEAT_SECONDS = 2.0
 _BEAT_REST = 20
 """A host tells what waits as often as counting it takes a twentieth of the time."""
-_MOST_ENTRIES = 5000
-_MOST_PAIRS = 1000
-"""So many due pairs are looked at: some may be in vain for long, and others come behind them."""
-
-_DUE_PAIRS = (
-    sa.select(pair.c.id, pair.c.generation)
-    .where(
-        pair.c.state == "pending",
-        pair.c.generation > pair.c.done_generation,
-        pair.c.generation > pair.c.failed_generation,
-    )
-    .order_by(pair.c.id)
-    .limit(_MOST_PAIRS)
-)
-
 _OPEN = sa.and_(series.c.quiet.is_(False), series.c.instances > 0)
 _STALE = sa.and_(
     _OPEN,
@@ -92,23 +72,6 @@ _QUIET_LONG_ENOUGH = sa.select(series.c.id, series.c.study_id, series.c.last_mon
 )
 
 
-class _Patience:
-    """Ask again for the same thing after 2, 4, … 60 s: what failed at once fails at once again."""
-
-    def __init__(self) -> None:
-        self._what = ""
-        self._seconds = 0.0
-        self._asked_at = float("-inf")
-
-    def is_over(self, what: str, now: float) -> bool:
-        """Tell whether `what` may be asked for now; if so, that counts as asking."""
-        if what == self._what and now - self._asked_at < self._seconds:
-            return False
-        self._seconds = min(60.0, 2 * self._seconds) if what == self._what else 2.0
-        self._what, self._asked_at = what, now
-        return True
-
-
 class Sweeper:
     """One pass at a time; `tick` does what is due by the clock that is handed in."""
 
@@ -118,21 +81,15 @@ class Sweeper:
         self._layout = settings.layout
         self._spool_id = index.identities().spool
         self._due: dict[str, float] = {}
-        self._entries_asked = 0.0
-        self._oldest: str | None = None
-        self._queue_trouble = ""
+        self._queues = QueueFiller(index, settings)
         self._ages = Ages()
-        self._connection: redis.Redis | None = None
-        self._queue = queues.filing_queue(settings.spool.name)
         self._neighbours = Neighbours(settings.spool.name)
         self._ticked = float("-inf")
-        self._entries_wait = _Patience()
-        self._pairs_wait: dict[tuple[int, int], _Patience] = {}
 
     def tick(self, now: float) -> None:
         """Do everything that is due at `now` (monotonic seconds)."""
         self._notice_gap(now)
-        self._every("queues", 2.0, now, lambda: self._fill_queues(now))
+        self._every("queues", 2.0, now, lambda: self._queues.fill(now))
         self._every("beat", _BEAT_SECONDS, now, lambda: self.tell_the_others(now))
         self._every("notes", 2.0, now, lambda: record_notes(self._index, self._layout))
         look_seconds = min(2.0, self._settings.completeness.quiet_seconds / 30)
@@ -140,77 +97,13 @@ class Sweeper:
         self._every("interrupted", _SWEEP_SECONDS, now, self.judge_interrupted)
         self._every("capped", _SWEEP_SECONDS, now, lambda: self._judge_capped(now))
         self._every("sweep", _SWEEP_SECONDS, now, self._clean)
-        self._every("server", _SWEEP_SECONDS, now, self._hang_up)
+        self._every("server", _SWEEP_SECONDS, now, self._queues.hang_up)
         self._every("checkpoint", _CHECKPOINT_SECONDS, now, self._index.checkpoint)
 
     def _every(self, name: str, seconds: float, now: float, action: Callable[[], object]) -> None:
         if now >= self._due.get(name, 0.0):
             self._due[name] = now + seconds
             action()
-
-    # entries without a job ------------------------------------------------------------------------
-
-    def _fill_queues(self, now: float) -> None:
-        try:
-            if self._connection is None:
-                self._connection = queues.connect(self._settings)
-            if not self._settings.redis.url and queues.is_full(self._connection):
-                # ours alone, and all in it is a hint: jobs are made anew from spool and index
-                self._connection.flushall()
-                log.warning("queue-server-emptied", reason="its memory was full")
-            self._dispatch(self._connection, now)
-            self._ask_for_due_pairs(self._connection, now)
-            if self._queue_trouble:
-                log.info("queue-server-answers-again")
-            self._queue_trouble = ""
-        except redis.RedisError as error:
-            self._hang_up()
-            if queues.why(error) != self._queue_trouble:
-                self._queue_trouble = queues.why(error)
-                log.warning("queue-server-unusable", reason=self._queue_trouble)
-
-    def _hang_up(self) -> None:
-        """Let the next look find the server anew: another may be in charge by then."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-
-    def _dispatch(self, connection: redis.Redis, now: float) -> None:
-        """Queue waiting entries when the queue has nothing to do, or after ten minutes.
-
-        The oldest must have been there at the last look (or at the start): what comes in now has a
-        dispatcher of its own.
-        """
-        first = next(self._waiting_for_a_worker(), None)
-        before, self._oldest = self._oldest, first.identifier if first else ""
-        if first is None:
-            self._entries_asked = now
-            return
-        if before not in (None, first.identifier):
-            return
-        again = now - self._entries_asked >= _AGAIN_SECONDS
-        if not again and not queues.idle(connection, self._queue):
-            return
-        if not self._entries_wait.is_over(first.identifier, now):
-            return
-        self._entries_asked = now
-        entries = list(islice(self._waiting_for_a_worker(), _MOST_ENTRIES))
-        size = self._settings.filing.batch_entries
-        for start in range(0, len(entries), size):
-            batch = entries[start : start + size]
-            if not queues.enqueue_filing(connection, batch, self._settings.spool.name):
-                break
-        log.info("dispatched-again", entries=len(entries))
-
-    def _waiting_for_a_worker(self) -> Iterator[EntryName]:
-        """Yield what waits but archives, which no worker takes (filing/expanding.py)."""
-        for entry in waiting_entries(self._layout):
-            try:
-                if is_archive(entry, entry.where(self._layout)):
-                    continue
-            except OSError:
-                pass  # a worker meets the error too, and says so
-            yield entry
 
     # other hosts ----------------------------------------------------------------------------------
 
@@ -235,7 +128,7 @@ class Sweeper:
 
     def stop(self) -> None:
         """Let go of the queue server; tell other hosts that nothing comes in here, if so."""
-        self._hang_up()
+        self._queues.hang_up()
         intakes = (is_counting(self._layout, role) for role in ("receive", "watch"))
         self.tell_the_others(clock.monotonic(), stopped=not any(intakes))
 
@@ -395,29 +288,6 @@ class Sweeper:
     def _running(self, now: float) -> list[str]:
         """Name the boots whose clocks somebody watches, and that of those that ran out."""
         return [clock.boot_id(), CAPPED, *self._neighbours.boots(now)]
-
-    # pairs without a job --------------------------------------------------------------------------
-
-    def _ask_for_due_pairs(self, connection: redis.Redis, now: float) -> None:
-        """Queue each due pair that has no job: none was made, it is lost, or its worker is dead."""
-        if not self._settings.pairing.enabled:
-            return
-        if not self._due_pairs():
-            self._pairs_wait = {}
-            return
-        with_job = queues.pairs_with_a_job(connection)  # what is done by now is due no more
-        due = self._due_pairs()
-        self._pairs_wait = {one: self._pairs_wait.get(one) or _Patience() for one in due}
-        for one, patience in self._pairs_wait.items():
-            if one in with_job or not patience.is_over("pair", now):
-                continue
-            if not queues.enqueue_pairing(connection, *one):
-                break
-
-    def _due_pairs(self) -> list[tuple[int, int]]:
-        with self._index.read() as connection:
-            rows = connection.execute(_DUE_PAIRS)
-            return [(row.id, row.generation) for row in rows]
 
     # left-overs -----------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from running import wait_until
 from config.logs import get_logger
 from config.settings import Settings
 from config.tables import WatchSettings
-from daemon import dispatcher, sweeper
+from daemon import dispatcher, refilling
 from daemon.dispatcher import Dispatcher
 from daemon.watcher import folder as folders
 from daemon.watcher import hints, settling, troubles
@@ -44,27 +44,27 @@ def test_the_jobs_that_a_flood_makes_are_bounded(valkey: QueueServer, tmp_path: 
     filing = {"batch_entries": 1}
     with a_world(tmp_path / "root", redis={"url": valkey.url}, filing=filing) as world:
         world.put({str(number): b"x" for number in range(QUEUED_JOBS_LIMIT + 30)})
-        one = sweeper.Sweeper(world.index, world.settings)
+        one = refilling.QueueFiller(world.index, world.settings)
         with valkey.connect() as connection:
             for seconds in range(0, 3000, 700):
-                one._dispatch(connection, float(seconds))
+                one.dispatch(connection, float(seconds))
             assert depths(connection)["filing"] == QUEUED_JOBS_LIMIT
 
 
 def test_the_sweeper_looks_at_a_backlog_in_pieces(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, valkey: QueueServer
 ) -> None:
-    monkeypatch.setattr(sweeper, "_MOST_ENTRIES", 10)
+    monkeypatch.setattr(refilling, "_MOST_ENTRIES", 10)
     asked: list[int] = []
     monkeypatch.setattr(
-        sweeper.queues,
+        refilling.queues,
         "enqueue_filing",
         lambda _, entries, _spool: asked.append(len(entries)) or True,
     )
     with a_world(tmp_path / "root") as world:
         world.put({str(number): b"x" for number in range(30)})
         with valkey.connect() as connection:
-            sweeper.Sweeper(world.index, world.settings)._dispatch(connection, 0.0)
+            refilling.QueueFiller(world.index, world.settings).dispatch(connection, 0.0)
     assert sum(asked) == 10
 
 

@@ -23,6 +23,7 @@ from web_serving import served
 
 from daemon.cli.app import app
 from daemon.looking import look
+from daemon.refilling import QueueFiller
 from daemon.sweeper import Sweeper, run_sweeper
 from workers import clock, queues
 from workers.checking.checker import check
@@ -425,8 +426,9 @@ def test_each_host_files_from_a_queue_of_its_own(
         world = found.act(one)
         content = small_instances(tmp_path / one.boot, count, patient=count)
         world.put({str(number): one for number, one in enumerate(content)})
-        sweeper = Sweeper(world.index, world.settings)
-        sweeper._fill_queues(1000.0)
+        filler = QueueFiller(world.index, world.settings)
+        filler.fill(1000.0)
+        filler.hang_up()
     (job,) = Queue("filing:b", connection=connection, serializer=JSONSerializer).jobs
     assert job.description == "file 2 entries"
     queues.enqueue_pairing(connection, 1, 1)

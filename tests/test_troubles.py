@@ -12,8 +12,8 @@ from running import wait_until
 from config.errors import BadValue
 from config.settings import load_settings
 from daemon import looking
+from daemon.refilling import _Patience
 from daemon.room import Room
-from daemon.sweeper import _Patience
 from daemon.watcher.gate import SpoolGate
 from workers import durable
 from workers.completeness.judging import judge_studies
