@@ -135,6 +135,7 @@ def test_a_role_that_is_killed_again_and_again_costs_nothing(one, delivery, role
         )
 
 
+@pytest.mark.both_databases
 def test_everything_killed_in_the_middle_loses_nothing_that_was_acknowledged(one, delivery, capsys):
     files = list(delivery.sent.values())
     with one.run("--roles", ROLES) as process, one.sending(files, "-v") as sender:
