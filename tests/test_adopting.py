@@ -15,9 +15,11 @@ from test_reindex import adopt, changed, codes, deliver, delivery, send, untouch
 from typer.testing import CliRunner
 
 from daemon.cli.app import app
+from workers import durable
 from workers.adopting.reading import read_files
 from workers.adopting.reindexing import reindex
 from workers.adopting.walking import FindingCode, FoundFile
+from workers.identity import give_identity, read_identity
 from workers.index.engine import open_index
 from workers.index.tables import folder, instance, series
 
@@ -149,6 +151,20 @@ def test_two_at_once_on_one_delivery_leave_one_whole_index(tmp_path: Path, deliv
     again = json.loads(say(*command[command.index("reindex") :]))
     assert (again["adopted"], again["unchanged"], again["findings"]) == (0, count, {})
     assert untouched(delivery) == before
+
+
+def test_two_roots_at_once_on_one_delivery_are_refused_in_words(
+    tmp_path: Path, delivery: Path
+) -> None:
+    count = deliver(delivery, 1, only=("SCOUT",))
+    identity = give_identity(delivery)
+    words = ["reindex", "--root", str(tmp_path / "b"), "--archive", str(delivery)]
+    with open(delivery / ".petct" / "id", "r+b") as held_by_another:
+        assert durable.try_lock(held_by_another.fileno())
+        done = CliRunner().invoke(app, words)
+        assert str(done.exception) == f"a reindex of another root is at work in {delivery}"
+    assert json.loads(say(*words, "--json", "--processes", "1"))["adopted"] == count
+    assert read_identity(delivery) == identity
 
 
 def test_two_writers_of_one_folder_count_it_once(world: Any, delivery: Path) -> None:

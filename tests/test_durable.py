@@ -7,13 +7,15 @@ import os
 import resource
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from filing_world import MEMORY, die, end_of_child, in_child, start_child
 
-from workers import durable
+from workers import durable, identity
+from workers.durable import make_folders
 from workers.errors import StoreUnavailable
 from workers.filing.journal import append_facts, read_facts
 from workers.identity import check_identity, give_identity, read_identity
@@ -47,6 +49,26 @@ def test_a_new_file_is_durable_and_never_overwrites(
     with pytest.raises(FileExistsError):
         durable.write_new(tmp_path / "a", (b"other",))
     assert (tmp_path / "a").read_bytes() == b"onetwo"
+
+
+def test_a_file_without_a_name_gets_one_that_was_free_or_is_gone(tmp_path: Path) -> None:
+    nameless = durable.create_nameless(tmp_path, 0o640)
+    os.utime(nameless, (0, 0))
+    assert os.listdir(tmp_path) == []
+    named = durable.name_new(nameless, tmp_path / "a")
+    durable.write_whole(named, b"one")
+    assert os.readlink(f"/proc/self/fd/{named}") == str(tmp_path / "a")
+    assert not durable.remove_stale(tmp_path / "a", time.time() + 60)  # it is locked
+    os.close(named)
+    assert not durable.remove_stale(tmp_path / "a", time.time() - 60)  # and not old
+    assert (tmp_path / "a").stat().st_mode & 0o7777 == 0o640
+    other = durable.create_nameless(tmp_path)
+    with pytest.raises(FileExistsError):
+        durable.name_new(other, tmp_path / "a")
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(other)
+    assert (tmp_path / "a").read_bytes() == b"one"
+    assert os.listdir(tmp_path) == ["a"]
 
 
 def test_a_file_is_replaced_whole_and_durable(
@@ -239,6 +261,23 @@ def test_an_identity_once_given_is_kept(tmp_path: Path) -> None:
     assert give_identity(tmp_path / "store") == given
     check_identity(tmp_path / "store", given, "archive")
     assert read_identity(tmp_path / "none") is None
+
+
+def test_of_two_that_give_an_identity_at_once_the_first_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(path: Path, mode: int) -> None:
+        make_folders(path, mode)
+        if path.name == ".petct":
+            with suppress(FileExistsError):
+                durable.write_new(path / "id", (b"the first\n",))
+
+    monkeypatch.setattr(identity, "make_folders", slow)
+    assert give_identity(tmp_path / "store") == "the first"
+    assert os.listdir(tmp_path / "store/.petct") == ["id"]
+    (tmp_path / "store/.petct/id").write_bytes(b"")
+    given = give_identity(tmp_path / "store")
+    assert given == read_identity(tmp_path / "store") != "the first"
 
 
 @pytest.mark.parametrize("content", [None, b"", b"other\n", b"\xff\n"])

@@ -37,6 +37,7 @@ from workers.adopting.walking import Leaf, walk_tree
 from workers.completeness.judging import judge_studies
 from workers.errors import StoreUnavailable
 from workers.export.dictionary import dictionary_rows
+from workers.filing.examining import examine
 from workers.index.engine import prepare_index
 from workers.index.tables import folder, instance, pair, series, study
 from workers.pairing.making import make_pair
@@ -139,6 +140,42 @@ def test_what_is_unchanged_is_not_opened_again(
     adopt(world)
     monkeypatch.setattr("workers.adopting.reading.examine", lambda *_: pytest.fail("opened"))
     assert adopt(world).unchanged == count
+
+
+def test_what_is_no_instance_is_opened_once_and_told_each_time(
+    world: World, delivery: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deliver(delivery, 1, only=("SCOUT",))
+    (leaf,) = (one for one in walk_tree(delivery) if isinstance(one, Leaf))
+    there = delivery / leaf.path
+    for name in ("notes.txt", "Thumbs.db", "cut"):
+        (there / name).write_text("no instance")
+    (there / "copy").write_bytes((there / "IM00000").read_bytes())
+    opened: list[str] = []
+
+    def noted(file: Any, name: str, *more: Any) -> Any:
+        opened.append(name)
+        return examine(file, name, *more)
+
+    monkeypatch.setattr("workers.adopting.reading.examine", noted)
+    first = adopt(world)
+    assert sorted(opened) == ["IM00000", "IM00001", "Thumbs.db", "copy", "cut", "notes.txt"]
+    assert codes(first) == {"not-adopted": 2, "skipped": 1, "duplicate": 1}
+    opened.clear()
+    again = adopt(world)
+    assert opened == ["copy"], "which of two counts, the index decides"
+    assert sorted(again.findings, key=str) == sorted(first.findings, key=str)
+    (there / "cut").write_bytes(encoded(tiny("SCOUT", 0, patient_number=2)))
+    (there / "notes.txt").unlink()
+    opened.clear()
+    third = adopt(world)
+    assert "cut" in opened
+    assert third.adopted == 1
+    assert codes(third) == {"skipped": 1, "duplicate": 1, "headers-disagree": 1}
+    monkeypatch.setattr("workers.adopting.passed.version", lambda name: "another")
+    opened.clear()
+    adopt(world)
+    assert "Thumbs.db" in opened, "another version may think otherwise"
 
 
 def test_what_was_filed_is_not_opened_either(

@@ -13,7 +13,13 @@ import secrets
 from pathlib import Path
 
 from config.layout import Layout
-from workers.durable import make_folders, replace_file
+from workers.durable import (
+    fsync_folder,
+    make_folders,
+    rename_new,
+    replace_file,
+    write_new,
+)
 from workers.errors import StoreUnavailable
 
 
@@ -38,7 +44,23 @@ def give_identity(store: Path, folder_mode: int = 0o700) -> str:
         identity = secrets.token_hex(16)
         make_folders(store, folder_mode)
         make_folders(store / ".petct", folder_mode & ~0o022)  # ours alone to write, whoever files
-        replace_file(store / ".petct" / "id", identity.encode() + b"\n", 0o644)
+        identity = _write_identity(store / ".petct" / "id", identity)
+    return identity
+
+
+def _write_identity(path: Path, identity: str) -> str:
+    """Write an identity, unless somebody else did so just now; return the one that counts."""
+    temporary = path.with_name(f".id.{identity}.tmp")
+    write_new(temporary, (identity.encode() + b"\n",), 0o644)
+    try:
+        rename_new(temporary, path)
+    except FileExistsError:
+        found = read_identity(path.parent.parent)
+        if found is not None:
+            temporary.unlink()
+            return found
+        os.replace(temporary, path)  # it was empty
+    fsync_folder(path.parent)
     return identity
 
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import as_completed
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from config.layout import Layout
 from config.logs import configure_logging
 from config.settings import Settings
+from daemon.cli.escaping import shown
 from daemon.cli.options import Config, Json, Root, settings_of
 from daemon.cli.progress import progress
 from daemon.errors import DaemonError
@@ -29,6 +30,7 @@ from workers.adopting.helpers import open_helpers
 from workers.adopting.reindexing import ReindexReport, reindex, survey
 from workers.adopting.walking import count_files
 from workers.completeness.judging import PairWish
+from workers.durable import try_lock
 from workers.errors import IndexUnusable
 from workers.identity import check_archive
 from workers.index.engine import open_index, prepare_index
@@ -81,7 +83,7 @@ def _look(settings: Settings, *, as_json: bool) -> None:
     try:
         if index is not None:
             check_archive(settings.layout, index.identities().archive)
-        report = survey(index, settings.layout.archive)
+        report = survey(index, settings.layout)
     finally:
         if index is not None:
             index.close()
@@ -92,7 +94,7 @@ def _look(settings: Settings, *, as_json: bool) -> None:
 def _run(settings: Settings, processes: int, *, pair: bool, as_json: bool) -> None:
     index = prepare_index(settings)
     try:
-        with progress() as step:
+        with _alone_in(settings.layout), progress() as step:
             total = count_files(settings.layout.archive) if sys.stderr.isatty() else 0
             report = reindex(
                 index,
@@ -146,13 +148,22 @@ def _make_one(settings: Settings, pair_id: int, generation: int) -> str:
 
 @contextmanager
 def _alone(settings: Settings) -> Iterator[None]:
-    """Let one reindex run at a time."""
+    """Let one reindex of a root run at a time."""
     settings.layout.make_private()
     with open(settings.layout.locks / "reindex", "ab") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DaemonError("another reindex of this root is running") from None
+        if not try_lock(lock.fileno()):
+            raise DaemonError("another reindex of this root is running")
+        yield
+
+
+@contextmanager
+def _alone_in(layout: Layout) -> Iterator[None]:
+    """Let one reindex of an archive run at a time, of whatever root: both would write pairs."""
+    with ExitStack() as stack:
+        with suppress(OSError):  # where it cannot be written, no pair is
+            identity = stack.enter_context(open(layout.archive_private / "id", "r+b"))
+            if not try_lock(identity.fileno()):
+                raise DaemonError(f"a reindex of another root is at work in {layout.archive}")
         yield
 
 
@@ -179,7 +190,7 @@ def _tell(as_json: bool, found: dict[str, object], words: str, report: ReindexRe
         return
     print(words)
     for one in report.findings[:_FINDINGS_SHOWN]:
-        print(f"{one.code}: {one.path}: {one.words}")
+        print(shown(f"{one.code}: {one.path}: {one.words}"))
     more = len(report.findings) - _FINDINGS_SHOWN
     if more > 0:
         print(f"and {more:,} more (--json names them all)")

@@ -1,7 +1,8 @@
 """Adopt a delivery where it lies, or rebuild a lost index: the same walk, in order, resumable.
 
 Nothing in the archive is moved, copied or written to but `.petct/` and the pairs. What the index
-has already and whose size and mtime are unchanged is not opened. Folders are committed whole,
+has already and whose size and mtime are unchanged is not opened, nor what an earlier walk found to
+be no instance (passed.py). Folders are committed whole,
 so that a series is never judged by a part of it.
 """
 
@@ -15,10 +16,12 @@ from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
 
+from config.layout import Layout
 from config.settings import Settings
 from workers.adopting.adopting import adopt_folders
 from workers.adopting.known import KnownFiles
 from workers.adopting.origins import origins_of
+from workers.adopting.passed import PassedOver
 from workers.adopting.reading import Read, Readers, ReadFile, open_readers
 from workers.adopting.walking import (
     Finding,
@@ -91,7 +94,7 @@ class _Lot:
     findings: list[Finding] = field(default_factory=list)
     unchanged: int = 0
 
-    def take(self, leaf: Leaf, known: KnownFiles) -> None:
+    def take(self, leaf: Leaf, known: KnownFiles, passed: PassedOver) -> None:
         """Add a folder, with what is new in it."""
         self.files += len(leaf.files)
         refused = [one for one in leaf.files if not is_text(f"{leaf.path}/{one.name}")]
@@ -105,8 +108,13 @@ class _Lot:
             leaf = leaf.without(refused)
         new = known.new_of(leaf)
         self.leaves[leaf.path] = leaf
-        self.new += [(leaf.path, file) for file in new]
         self.unchanged += len(leaf.files) - len(new)
+        for file in new:
+            finding = passed.finding_of(leaf, file)
+            if finding is not None:
+                self.findings.append(finding)
+            else:
+                self.new.append((leaf.path, file))
 
     def by_folder(self, found: Sequence[ReadFile]) -> list[tuple[Leaf, list[ReadFile]]]:
         """Return what was read with the folders that it lies in."""
@@ -137,12 +145,17 @@ def reindex(
     origins = origins_of(settings.layout.output)
     prefixes = {one.patient_id_prefix: None for one in settings.sources if one.patient_id_prefix}
     known = KnownFiles(index)
+    passed = PassedOver(settings.layout)
     with open_readers(archive, processes) as readers:
-        for lot, reading in _begun(_lots(archive, known), readers):
+        for lot, reading in _begun(_lots(archive, known, passed), readers):
             read = [item for task in reading for item in task.result()]
             found = [item for item in read if isinstance(item, ReadFile)]
             report.add(lot)
-            report.findings += [item for item in read if isinstance(item, Finding)]
+            wrong = {item.path: item for item in read if isinstance(item, Finding)}
+            report.findings += wrong.values()
+            for folder, file in lot.new:
+                if finding := wrong.get(f"{folder}/{file.name}"):
+                    passed.note(finding, file)
             if found:
                 folders = groupby(found, key=attrgetter("folder"))
                 done = adopt_folders(
@@ -156,30 +169,31 @@ def reindex(
                 report.findings += done.findings
             report.seconds = time.monotonic() - began
             advance(report)
+    passed.keep()
     report.findings += known.missing(archive)
     report.seconds = time.monotonic() - began
     return report
 
 
-def survey(index: MetadataIndex | None, archive: Path) -> ReindexReport:
+def survey(index: MetadataIndex | None, layout: Layout) -> ReindexReport:
     """Walk like `reindex`, without opening a file or writing anything: what it would look at."""
     began = time.monotonic()
     report = ReindexReport()
     known = KnownFiles(index)
-    for lot in _lots(archive, known):
+    for lot in _lots(layout.archive, known, PassedOver(layout)):
         report.add(lot)
-    report.findings += known.missing(archive)
+    report.findings += known.missing(layout.archive)
     report.seconds = time.monotonic() - began
     return report
 
 
-def _lots(archive: Path, known: KnownFiles) -> Iterator[_Lot]:
+def _lots(archive: Path, known: KnownFiles, passed: PassedOver) -> Iterator[_Lot]:
     lot = _Lot()
     for one in walk_tree(archive):
         if isinstance(one, Finding):
             lot.findings.append(one)
             continue
-        lot.take(one, known)
+        lot.take(one, known, passed)
         if lot.is_full:
             yield lot
             lot = _Lot()
