@@ -148,6 +148,17 @@ def test_a_line_of_text_is_one_line_whatever_the_values_are(stream: io.StringIO)
     assert 'a="b c"' in text
 
 
+def test_a_line_of_json_commands_no_terminal(stream: io.StringIO) -> None:
+    configure_logging(LoggingSettings(format="json"), stream)
+    hostile = "A\x1b[2J\x9b2J\u202e"
+    get_logger("workers.test").info("event", a=hostile)
+    get_logger("workers.test").info("event", a="Müller")
+    first, second = stream.getvalue().splitlines()
+    assert first.isprintable()
+    assert json.loads(first)["a"] == hostile
+    assert '"Müller"' in second
+
+
 def test_debug_is_not_computed_above_debug(stream: io.StringIO) -> None:
     configure_logging(LoggingSettings(level="WARNING"), stream)
     get_logger("workers.test").info("event")

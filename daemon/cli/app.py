@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from config.errors import ConfigError
+from daemon.cli.escaping import shown
 from daemon.cli.lazy import LazyCommand, LazyGroup
 from daemon.errors import DaemonError
 from workers.errors import WorkersError
@@ -122,7 +123,7 @@ def main() -> None:
     try:
         app(prog_name="petct-ingest")
     except (ConfigError, WorkersError, DaemonError) as error:
-        print(f"petct-ingest: {error}", file=sys.stderr)
+        print(f"petct-ingest: {shown(str(error))}", file=sys.stderr)
         sys.exit(EXIT_ERROR)
     except Exception:  # the process boundary: a log line that quotes no patient, not a traceback
         if not logging.getLogger().handlers:

@@ -10,9 +10,9 @@ from typing import Annotated, Any
 import sqlalchemy as sa
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from config.settings import Settings
+from daemon.cli.escaping import plain
 from daemon.cli.options import Config, Json, Root, settings_of
 from daemon.cli.progress import progress
 from workers.checking.checker import check
@@ -86,17 +86,12 @@ def _print_code(console: Console, one: dict[str, Any], *, repair: bool) -> None:
     style = {"damage": "bold red", "drift": "bold yellow", "note": "dim"}[one["severity"]]
     mended = f", {one['mended']:,} mended" if repair else ""
     console.print(f"[{style}]{one['code']}[/{style}] ({one['severity']}): {one['count']:,}{mended}")
-    console.print(f"  {escape(one['words'])}")
+    console.print(f"  {plain(one['words'])}")
     for example in one["examples"][:_SHOWN]:
         outcome = f" ({example['outcome']})" if repair else ""
         detail = f": {example['detail']}" if example["detail"] else ""
-        console.print(f"    {escape(_printable(example['where'] + detail))}{outcome}")
+        console.print(f"    {plain(example['where'] + detail)}{outcome}")
     if one["count"] > _SHOWN:
         console.print(f"    and {one['count'] - _SHOWN:,} more")
     if not repair and one["severity"] != "note":
-        console.print(f"  --repair: {escape(one['repair'])}")
-
-
-def _printable(text: str) -> str:
-    """Show names as they are, but let none steer the terminal."""
-    return "".join(one if one.isprintable() else f"\\x{ord(one):02x}" for one in text)
+        console.print(f"  --repair: {plain(one['repair'])}")

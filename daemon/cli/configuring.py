@@ -9,13 +9,12 @@ from typing import Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from config.origins import Explained, Origin, explain
 from config.places import lines_of, variable_of
 from config.problems import Problem, device_of, find_problems, why_unreadable
 from config.settings import Settings
-from daemon.cli.escaping import shown
+from daemon.cli.escaping import plain, shown
 from daemon.cli.options import Config, Json, Root, settings_of
 from daemon.cli.sentences import tell
 
@@ -92,7 +91,7 @@ def _print(console: Console, rows: list[_Row], problems: tuple[Problem, ...]) ->
             name = f"[bold]{name}[/bold]"
             if default != one.value:
                 place += f", default {default}"
-        console.print(f"{name} = {escape(shown(one.value))}")
+        console.print(f"{name} = {plain(one.value)}")
         words = f": {one.meaning}" if one.meaning else ""
         tell(console, "    ", f"{shown(place)}{words}", "dim")
     for problem in problems:

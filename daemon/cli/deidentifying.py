@@ -8,11 +8,10 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from config.tables import LabelsSettings
-from daemon.cli.escaping import shown
+from daemon.cli.escaping import plain
 from daemon.cli.options import Config, Json, Root, settings_of
 from daemon.cli.progress import progress
 from daemon.errors import DaemonError
@@ -60,7 +59,7 @@ def _print(console: Console, found: DeidReport) -> None:
     for name, counts in found.attributes.items():
         table = Table("Attribute", "Files", title=f"would be {name}")
         for keyword, count in sorted(counts.items()):
-            table.add_row(escape(keyword), f"{count:,}")
+            table.add_row(plain(keyword), f"{count:,}")
         if counts:
             console.print(table)
     for one in found.files[:_FILES_SHOWN]:
@@ -72,7 +71,7 @@ def _print(console: Console, found: DeidReport) -> None:
             )
         else:
             words = f"{one.outcome}: {one.code}" + (f": {one.reason}" if one.reason else "")
-        console.print(f"{escape(shown(one.path))}: {escape(words)}")
+        console.print(f"{plain(one.path)}: {plain(words)}")
     if len(found.files) > _FILES_SHOWN:
         more = len(found.files) - _FILES_SHOWN
         console.print(f"and {more:,} more files (--json names them all)", style="dim")

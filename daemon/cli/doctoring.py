@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Column, Table
 
-from daemon.cli.escaping import shown
+from daemon.cli.escaping import plain
 from daemon.cli.options import Config, Json, Root, settings_of
 from daemon.doctor.findings import Finding, Level, exit_is_clean
 
@@ -71,9 +70,9 @@ def _ask(settings: Settings, who: Who) -> Finding:
 def _print(console: Console, found: list[Finding]) -> None:
     table = Table(Column("What", ratio=2), Column("", no_wrap=True), Column("Found", ratio=5))
     for one in found:
-        words = escape(shown(one.words))
+        words = plain(one.words)
         if one.advice:
-            words += f"\n[bold]→ {escape(shown(one.advice))}[/bold]"
+            words += f"\n[bold]→ {plain(one.advice)}[/bold]"
         style = _STYLES[one.level]
-        table.add_row(escape(one.name), f"[{style}]{one.level}[/{style}]", words)
+        table.add_row(plain(one.name), f"[{style}]{one.level}[/{style}]", words)
     console.print(table)

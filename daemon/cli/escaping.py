@@ -7,3 +7,10 @@ def shown(value: object) -> str:
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
     )
+
+
+def plain(value: object) -> str:
+    """Show a value in one line where Rich reads markup: it is neither that nor a command."""
+    from rich.markup import escape  # `status --json` loads no rich
+
+    return escape(shown("" if value is None else value))

@@ -12,11 +12,10 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Column, Table
 
 from config.settings import Settings
-from daemon.cli.escaping import shown
+from daemon.cli.escaping import plain, shown
 from daemon.cli.events import read_time
 from daemon.cli.naming import LONGEST_UID, day, words_of
 from daemon.cli.options import Config, Json, Root, settings_of
@@ -168,8 +167,8 @@ def _print_studies(found: list[dict[str, Any]]) -> None:
         if pair and pair["revision"]:
             words += f", revision {pair['revision']}" if wide else f"\nrev. {pair['revision']}"
         who = (one["patient_ID"], day(one["study_date"]), one["study_description"])
-        name = f"{_plain(one['study'])}\n{', '.join(_plain(part) for part in who if part)}"
-        series = [_plain(words_of(member)) for member in one["series"]]
+        name = f"{plain(one['study'])}\n{', '.join(plain(part) for part in who if part)}"
+        series = [plain(words_of(member)) for member in one["series"]]
         if wide:
             table.add_row(name, "\n".join(series), words)
         else:
@@ -189,20 +188,20 @@ def _print_rows(found: list[dict[str, Any]], level: _Level, more: list[str]) -> 
     table = Table(*columns)
     for row in found:
         uid = row["series" if level is _Level.SERIES else "instance_uid"]
-        where = f"{uid}\nof {row['study']}\nof {_plain(row['patient_ID'])}"
-        kind = f"{_plain(row['modality'])}, {row['instances']}"
+        where = f"{uid}\nof {row['study']}\nof {plain(row['patient_ID'])}"
+        kind = f"{plain(row['modality'])}, {row['instances']}"
         if row["subseries"] != "1":
-            kind += f", subseries {_plain(row['subseries'])}"
-        cells = [where, f"{kind}\n{_plain(row['series_description'])}"]
+            kind += f", subseries {plain(row['subseries'])}"
+        cells = [where, f"{kind}\n{plain(row['series_description'])}"]
         if more:
-            cells.append("\n".join(_plain(row[name]) for name in more))
+            cells.append("\n".join(plain(row[name]) for name in more))
         table.add_row(*cells)
     console.print(table)
 
 
 def _print_study(known: dict[str, Any]) -> None:
     console = _console()
-    console.print(f"[bold]{_plain(known['study'])}[/bold]  {_plain(known['study_description'])}")
+    console.print(f"[bold]{plain(known['study'])}[/bold]  {plain(known['study_description'])}")
     _say(console, "patient", known["patient_ID"])
     _say(console, "study date", known["study_date"])
     _say(console, "filed", f"{known['first_at']} to {known['last_at']}")
@@ -212,17 +211,17 @@ def _print_study(known: dict[str, Any]) -> None:
         _print_series(console, one)
     _print_pair(console, known["pair"])
     for one in known["quarantine"]:
-        console.print(f"\nset aside {one['entry']}: {_plain(one['code'] or one['outcome'])}")
+        console.print(f"\nset aside {one['entry']}: {plain(one['code'] or one['outcome'])}")
         _say(console, "reason", one["reason"])
     for path in known.get("files", ()):
-        console.print(_plain(path))
+        console.print(plain(path))
 
 
 def _print_series(console: Console, one: dict[str, Any]) -> None:
     expected = f" of {one['expected']}" if one["expected"] else ""
     console.print(
-        f"\n[bold]{_plain(one['role'] or one['modality'])}[/bold]  "
-        f"{_plain(one['series_description'])}: {one['instances']}{expected}, {one['state']}"
+        f"\n[bold]{plain(one['role'] or one['modality'])}[/bold]  "
+        f"{plain(one['series_description'])}: {one['instances']}{expected}, {one['state']}"
     )
     _say(console, "series", one["series"])
     _say(console, "role", one["role_reasons"])
@@ -269,8 +268,3 @@ def _index(settings: Settings) -> Iterator[MetadataIndex]:
 
 def _console() -> Console:
     return Console(soft_wrap=True, highlight=False)
-
-
-def _plain(value: object) -> str:
-    """Show a value in one line: what a header says is neither markup nor a terminal's command."""
-    return escape(shown("" if value is None else value))

@@ -9,11 +9,10 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Column, Table
 
 from config.settings import Settings
-from daemon.cli.escaping import shown
+from daemon.cli.escaping import plain, shown
 from daemon.cli.naming import day
 from daemon.cli.options import Config, Json, Root, acting_user, settings_of
 from daemon.cli.progress import progress
@@ -159,7 +158,7 @@ def list_quarantine(
         path = original_path(settings.layout.quarantine, one["entry"])
         lines = (path, one["reason"] or "", f"from {called(one['source'])}")
         table.add_row(f"{one['entry']}{place}\n{one['at']}", one["code"] or one["outcome"],
-                      "\n".join(_escape(line) for line in lines if line))  # fmt: skip
+                      "\n".join(plain(line) for line in lines if line))  # fmt: skip
     console.print(table)
     console.print(f"{len(found)} in {settings.layout.quarantine}", style="dim")
 
@@ -268,8 +267,3 @@ def _settings(context: typer.Context, root: Any, config: Any) -> Settings:
 
 def _console() -> Console:
     return Console(soft_wrap=True)
-
-
-def _escape(text: str) -> str:
-    """Keep header values from being read as markup or as a terminal's commands."""
-    return escape(shown(text))

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
+from daemon.cli.escaping import plain
 from daemon.cli.options import Config, Json, Root, settings_of
 
 EXIT_DRIFT = 3
@@ -87,7 +87,7 @@ def _print(console: Console, result: dict[str, Any]) -> None:
         console.print(f"sent: {result['objects']:,} objects, {result['bytes']:,} bytes")
         lines = [f"left out  {key}: `petct-ingest check`" for key in result["left_out"]]
     for line in lines[:_SHOWN]:
-        console.print("  " + escape("".join(c if c.isprintable() else "?" for c in line)))
+        console.print("  " + plain(line))
     if len(lines) > _SHOWN:
         console.print(f"  and {len(lines) - _SHOWN:,} more (--json names all)")
     if not lines and "compared" in result:

@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 from rich.tree import Tree
 
-from daemon.cli.escaping import shown
+from daemon.cli.escaping import plain, shown
 from daemon.cli.options import Json
 from daemon.cli.progress import progress
 from daemon.cli.sentences import tell
@@ -135,7 +135,9 @@ def pair(
 
 def _print_inspection(console: Console, found: Inspection) -> None:
     for study in found.to_json_object()["studies"]:
-        console.print(f"[bold]Study {study['study']}[/bold]  patient {escape(study['patient_ID'])}")
+        console.print(
+            f"[bold]Study {plain(study['study'])}[/bold]  patient {plain(study['patient_ID'])}"
+        )
         table = Table(
             Column("Series, role", overflow="fold", max_width=24),
             Column("Complete, SUV", no_wrap=True),
@@ -148,9 +150,9 @@ def _print_inspection(console: Console, found: Inspection) -> None:
             )
             why = [*one["role_reasons"], *complete["reasons"], *(suv["reasons"] if suv else ())]
             table.add_row(
-                escape(f"{one['modality']} {one['series_description']}\n{one['role']}"),
+                plain(f"{one['modality']} {one['series_description']}") + f"\n{one['role']}",
                 f"{complete['state']}, {count}\n{_suv_words(suv)}".rstrip(),
-                escape("\n".join(why)),
+                "\n".join(map(plain, why)),
             )
         console.print(table)
         pair_words = study["pair"]
@@ -158,7 +160,7 @@ def _print_inspection(console: Console, found: Inspection) -> None:
         for reason in pair_words["reasons"]:
             tell(console, "  ", shown(reason))
     for one in found.rejected:
-        console.print(f"not read: {escape(one.path)}: {escape(one.reason)}")
+        console.print(f"not read: {plain(one.path)}: {plain(one.reason)}")
 
 
 def _suv_words(suv: dict[str, Any] | None) -> str:
