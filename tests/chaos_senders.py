@@ -101,12 +101,16 @@ class Senders:
             for number in range(plan.senders)
         ]
 
-    def start(self, parts: list[list[Piece]]) -> None:
-        self._open = len(parts)
-        for part in parts:
-            self._work.put(part)
+    def start(self, parts: list[list[Piece]], later: int = 0) -> None:
+        """Send parts; so many `later` ones are added with `more`."""
+        self._open = len(parts) + later
+        self.more(parts)
         for thread in self._threads:
             thread.start()
+
+    def more(self, parts: list[list[Piece]]) -> None:
+        for part in parts:
+            self._work.put(part)
 
     @property
     def done(self) -> bool:

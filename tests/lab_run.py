@@ -7,6 +7,7 @@ docs/several-hosts.md says what is done and what is judged.
 import argparse
 import contextlib
 import json
+import math
 import shutil
 import signal
 import sys
@@ -29,7 +30,7 @@ from running import state_of, wait_until
 from workers.phantom.study import write_many
 
 IDLE_SECONDS = 300
-_PATIENCE_SECONDS = 20.0
+_ANSWER_SECONDS = 60.0
 _PAIR_SECONDS = 120.0
 
 Say = Callable[[str], None]
@@ -98,10 +99,9 @@ def run_lab(
             options=("-to", "3", "-ta", "5", "-td", "5"),
         )
         senders = Senders(plan, target, ledger, folder / "senders")
-        senders.start(parts)
+        senders.start([], later=len(parts))
         try:
-            total = sum(map(len, parts))
-            Disturber(plan, lab, lambda: ledger.taken / total, report, say).run()
+            Disturber(plan, lab, Delivery(parts, senders, ledger), report, say).run()
             lab.wait_until(lambda: senders.done, IDLE_SECONDS, "the end of the delivery")
         finally:
             senders.stop()
@@ -142,8 +142,11 @@ def run_lab(
 
 
 def _delivery(plan: LabPlan, folder: Path) -> tuple[list[list[Piece]], dict[str, str]]:
-    """Write what is sent; each study in two halves, which may go to two hosts."""
-    parts = []
+    """Write what is sent; each study in two halves, which may go to two hosts.
+
+    The first study comes first, so that a pair is due early.
+    """
+    parts: list[list[Piece]] = []
     for number in range(plan.studies):
         pieces = study_pieces(folder, number)
         parts += [pieces[::2], pieces[1::2]]
@@ -151,38 +154,59 @@ def _delivery(plan: LabPlan, folder: Path) -> tuple[list[list[Piece]], dict[str,
         written = [Piece(uid, path) for uid, path in
                    write_many(folder / "small", plan.instances, folders=10).items()]  # fmt: skip
         parts += [written[start : start + 50] for start in range(0, len(written), 50)]
-    plan.draw("delivery").shuffle(parts)
+    rest = parts[2:]
+    plan.draw("delivery").shuffle(rest)
+    parts[2:] = rest
     return parts, {piece.uid: data_set_digest(piece.path) for part in parts for piece in part}
+
+
+class Delivery:
+    """What is sent, in portions: something is on its way whenever something happens."""
+
+    def __init__(self, parts: list[list[Piece]], senders: Senders, ledger: Ledger) -> None:
+        self._parts, self._senders, self._ledger = parts, senders, ledger
+        self._given, self._total = 0, sum(map(len, parts))
+
+    def give(self, share: float) -> None:
+        """Let so much of it be sent, and await the first answer to what was added."""
+        before, end = self._ledger.taken, math.ceil(share * len(self._parts))
+        added, self._given = self._parts[self._given : end], end
+        self._senders.more(added)
+        if added:
+            wait_until(lambda: self._ledger.taken > before, _ANSWER_SECONDS, "an answer")
+
+    @property
+    def share(self) -> float:
+        return self._ledger.taken / self._total
 
 
 class Disturber:
     """Does to the lab what a bad night does, one thing after the other."""
 
     def __init__(
-        self, plan: LabPlan, lab: Lab, share: Callable[[], float], report: LabReport, say: Say
+        self, plan: LabPlan, lab: Lab, delivery: Delivery, report: LabReport, say: Say
     ) -> None:
-        self._plan, self._lab, self._share = plan, lab, share
+        self._plan, self._lab, self._delivery = plan, lab, delivery
         self._report, self._say = report, say
         self._rng = plan.draw("disturber")
 
     def run(self) -> None:
-        for at, action in (
-            (0.1, self._cut_the_link),
-            (0.25, self._kill_a_receiving_host),
-            (0.4, self._kill_a_pairing_host),
-            (0.5, self._restart_the_queues),
-            (0.65, self._restart_the_database),
+        for share, action in (
+            (0.25, self._cut_the_link),
+            (0.45, self._kill_a_receiving_host),
+            (0.6, self._kill_a_pairing_host),
+            (0.75, self._restart_the_queues),
+            (0.9, self._restart_the_database),
         ):
-            due = time.monotonic() + _PATIENCE_SECONDS
-            while self._share() < at and time.monotonic() < due:
-                time.sleep(0.02)
+            self._delivery.give(share)
             action()
+        self._delivery.give(1.0)
         for name in PAIRING:  # in whatever second of the above they came up
             self._lab.hosts[name].await_ready()
 
     def _did(self, words: str) -> None:
         self._report.events.append(words)
-        self._say(f"{100 * self._share():5.1f} %  {words}")
+        self._say(f"{100 * self._delivery.share:5.1f} %  {words}")
 
     def _cut_the_link(self) -> None:
         self._lab.network.cut("a")
