@@ -6,11 +6,12 @@
 
 Each receiver is a host of its own: a root, a spool with a name, a filing worker; they share one
 queue server, one index and one archive. Half of the files goes to each, over an association each.
-The clock runs from the first C-STORE to the last row.
+The clock runs from the first C-STORE to the last row. The model is that cores are all that counts:
+cores / (CPU seconds an instance of the hosts' own processes); sender and servers are not in it.
 
 Then no pair is made until `work pairing --workers N` is ready; the clock runs from the moment at
 which all are wanted to the last one in its place. Up to two seconds of it are the sweeper's. The
-model is that cores are all that counts: cores / (CPU seconds a pair), less where workers are fewer.
+model is the same: cores / (CPU seconds a pair), less where workers are fewer.
 """
 
 from __future__ import annotations
@@ -69,13 +70,13 @@ def settings(folder: Path, name: str, index: str) -> Path:
 
 
 @contextlib.contextmanager
-def host(folder: Path, name: str, index: str) -> Iterator[int]:
-    """Run a receiving host; yield its port."""
+def host(folder: Path, name: str, index: str) -> Iterator[tuple[int, int]]:
+    """Run a receiving host; yield its port and the id of its process."""
     port, log = free_port(), folder / f"{name}.log"
     config = settings(folder, name, index)
-    with process([*COMMAND, "run", "--config", str(config), "--port", str(port)], log):
+    with process([*COMMAND, "run", "--config", str(config), "--port", str(port)], log) as run:
         wait_until(lambda: "petct-ingest is ready" in log.read_text(), 120, f"host {name}")
-        yield port
+        yield port, run.pid
 
 
 class Index:
@@ -101,9 +102,11 @@ class Index:
             )
 
 
-def receive(files: list[Path], ports: list[int], index: Index) -> float:
-    """Send a part to each port at once; return instances a second to the last row."""
-    before, began = index.count("instance"), time.perf_counter()
+def receive(files: list[Path], hosts: list[tuple[int, int]], index: Index) -> tuple[float, float]:
+    """Send a part to each host at once; return seconds to the last row, and CPU seconds."""
+    ports = [port for port, _ in hosts]
+    before, loaded = index.count("instance"), sum(worked(pid) for _, pid in hosts)
+    began = time.perf_counter()
     senders = [
         subprocess.Popen(
             ["/usr/bin/dcmsend", "127.0.0.1", str(port), *map(str, files[n :: len(ports)])],
@@ -114,7 +117,8 @@ def receive(files: list[Path], ports: list[int], index: Index) -> float:
     if any(one.wait() for one in senders):
         raise RuntimeError("dcmsend failed")
     wait_until(lambda: index.count("instance") == before + len(files), 600, "the last row")
-    return len(files) / (time.perf_counter() - began)
+    took = time.perf_counter() - began
+    return took, sum(worked(pid) for _, pid in hosts) - loaded
 
 
 def pair(folder: Path, config: Path, workers: int, index: Index) -> tuple[float, float]:
@@ -168,9 +172,12 @@ def measure(folder: Path, url: str, given: argparse.Namespace) -> int:
         groups[number % 2] += sorted((folder / f"{number}").rglob("*.dcm"))
     with host(folder, "a", url) as first, host(folder, "b", url) as second:
         index = Index(url)
-        for files, ports in zip(groups, ([first], [first, second]), strict=True):
+        for files, hosts in zip(groups, ([first], [first, second]), strict=True):
+            took, spent = receive(files, hosts, index)
             print(
-                f"receivers {len(ports)}: {receive(files, ports, index):.0f} instances/s",
+                f"receivers {len(hosts)}: {len(files) / took:.0f} instances/s;"
+                f" {1000 * spent / len(files):.1f} ms of a core an instance,"
+                f" by the model at most {CORES * len(files) / spent:.0f}/s",
                 flush=True,
             )
         due = "pair WHERE state = 'pending' AND generation > done_generation"

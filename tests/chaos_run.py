@@ -171,7 +171,7 @@ def undisturbed_pairs(studies: int, folder: Path) -> dict[str, dict[str, str]]:
             assert sender.process.wait(120) == 0, sender.stderr
         ready = "select study, folder from pair join study on study.id = study_id"
         ready += " where state = 'ready' and generation = done_generation"
-        wait_until(lambda: len(one.ask(ready)) == studies, 120, "undisturbed pairs")
+        wait_until(lambda: len(one.ask(ready)) == studies, IDLE_SECONDS, "undisturbed pairs")
         pairs = {
             study: digests_of_pair(one.layout.archive / place) for study, place in one.ask(ready)
         }
