@@ -13,12 +13,15 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk  # noqa: N813
+from matplotlib.figure import Figure
 from volumes import PRONE, Scan, series_of, suv, turned, write
 
 from workers.errors import PairingRefused, PixelError, Truncated
 from workers.pairing.build import PairContext, PairOptions, PairSummary, build_pair
+from workers.pairing.histograms import draw_histograms
 from workers.pairing.load import Pair, load_pair
 from workers.pairing.pair_json import json_schema
+from workers.pairing.qc import BodyValues
 from workers.pairing.suv import SuvStatus, SuvVerdict, judge_suv
 from workers.pairing.volume import SeriesInput
 from workers.phantom.study import PhantomSpec, PhantomStudy, write_study
@@ -396,6 +399,26 @@ def test_the_picture_shows_the_head_up_and_the_right_side_left(tmp_path: Path) -
     left, top = frame[:, 1].min(), frame[:, 0].min()
     assert first[:, 1].min() - left < 6  # on the left of the panel…
     assert first[:, 0].min() - top < 30  # …and at its upper end
+
+
+@pytest.mark.parametrize(
+    ("beside", "below", "drawn"),
+    [((3.0, 3.0), (3.0, 2.0), 2), ((3.0, 4.0), (3.0, 1.0), 2), ((0.4, 4.0), (3.0, 4.0), 2),
+     ((3.0, 2.0), (3.0, 1.0), 0), ((0.4, 3.0), (3.0, 0.2), 0)],
+)  # fmt: skip
+def test_the_values_of_the_body_are_drawn_where_there_is_room(
+    beside: tuple[float, float], below: tuple[float, float], drawn: int
+) -> None:
+    figure = Figure(figsize=(10, 8))
+    body = BodyValues(np.full(9, 50, np.float32), np.zeros(0, np.float32))
+    draw_histograms(figure, (1, 1, *beside), (5, 1, *below), body, 10.0, "SUVbw [g/ml]")
+    assert len(figure.axes) == drawn
+    for axes in figure.axes:
+        box = axes.get_position()
+        assert box.x0 >= 0.1
+        assert box.y0 >= 0.125
+        assert box.x1 <= 0.8
+        assert box.y1 <= 0.7
 
 
 @pytest.mark.parametrize("study", ["STS_002", "STS_003"])

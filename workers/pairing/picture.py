@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from workers.pairing.grid import Grid
+from workers.pairing.histograms import draw_histograms
 from workers.pairing.qc import Checked, Volume
 
 CT_WINDOW_HU = (-160.0, 240.0)
@@ -85,8 +86,15 @@ def draw_pair(ct: Volume, pet: Volume, grid: Grid, checked: Checked, legend: Leg
             left += panel.width_mm * scale + 0.14
         top -= high
     bar_left = 0.15 + widest * scale + 0.14 * len(rows[0]) + 0.05
-    _colour_bar(figure, bar_left / wide, 0.13 / wide, limit, legend.units)
-    _words(figure, (bar_left + 0.85) / wide, legend)
+    words_left, view = bar_left + 0.85, height_mm * scale
+    bar = (bar_left / wide, 1 - (0.62 + view) / tall, 0.13 / wide, view / tall)
+    _colour_bar(figure, bar, limit, legend.units)
+    words_end = tall * _words(figure, words_left / wide, legend)
+    if len(rows) > 1:  # the shorter row leaves a corner, beside and below the words
+        foot = top + high - view - 0.2
+        beside = (left + 0.2, foot, words_left - left - 0.5, view)
+        below = (words_left, foot, wide - words_left - 0.3, min(view, words_end - 0.4 - foot))
+        draw_histograms(figure, beside, below, checked.body, limit, legend.units)
     figure.text(0.15 / wide, 1 - 0.27 / tall, legend.title, color=_INK, fontsize=11, weight="bold")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", facecolor=_PAPER, metadata={"Software": None})
@@ -198,8 +206,10 @@ def _draw(axes: Any, panel: _Panel, height_mm: float, limit: float) -> None:
         words.set(fontsize=8, weight="bold", path_effects=edge)
 
 
-def _colour_bar(figure: Figure, left: float, width: float, limit: float, units: str) -> None:
-    axes: Any = figure.add_axes((left, 0.2, width, 0.6))
+def _colour_bar(
+    figure: Figure, box: tuple[float, float, float, float], limit: float, units: str
+) -> None:
+    axes: Any = figure.add_axes(box)
     ramp = np.linspace(0, 1, 256)[:, None]
     sides: tuple[tuple[str, float], ...] = (("gray_r", 0.0), ("hot", 1.0))
     for name, start in sides:
@@ -212,8 +222,11 @@ def _colour_bar(figure: Figure, left: float, width: float, limit: float, units: 
     axes.set_title(units, color=_INK, fontsize=8, pad=6, loc="left")
 
 
-def _words(figure: Figure, left: float, legend: Legend) -> None:
-    """Write names, values and warnings as blocks of text: a text a line would be slow to draw."""
+def _words(figure: Figure, left: float, legend: Legend) -> float:
+    """Write names, values and warnings as blocks of text: a text a line would be slow to draw.
+
+    Returns how high above the figure's foot they end, as a part of it.
+    """
     wide, tall = figure.get_size_inches()
     up = 1 - 0.5 / tall
     names, values = [], []
@@ -238,6 +251,7 @@ def _words(figure: Figure, left: float, legend: Legend) -> None:
     if len(told) > room:
         told = [*told[: room - 1], "… more in pair.json"]
     figure.text(left, up, "\n".join(told), color=_ALARM, **style)
+    return float(up - len(told) * line)
 
 
 def _upper_limit(checked: Checked, units: str) -> float:

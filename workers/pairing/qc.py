@@ -35,6 +35,14 @@ Volume = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
+class BodyValues:
+    """What CT and PET hold at the same places of the body, some 8 mm apart."""
+
+    ct: npt.NDArray[np.float32]
+    pet: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
 class Checked:
     """The checks of a pair, and the planes that a picture of it needs."""
 
@@ -45,6 +53,7 @@ class Checked:
     """(C, H), the largest PET value along W."""
     body_box: tuple[slice, slice]
     """Where body was found along H and W, in voxels; all of it where none was."""
+    body: BodyValues
 
 
 def check_pair(
@@ -84,7 +93,8 @@ def check_pair(
     found = body | active
     box_h = _span(np.any(found, axis=(0, 2)), strides[1], pet.shape[1])
     box_w = _span(np.any(found, axis=(0, 1)), strides[2], pet.shape[2])
-    return Checked(meta, coronal, sagittal, (box_h, box_w))
+    values = BodyValues(small_ct[body].astype(np.float32), small_pet[body])
+    return Checked(meta, coronal, sagittal, (box_h, box_w), values)
 
 
 def body_mask(mask: Mask) -> Mask:
