@@ -80,7 +80,7 @@ def test_series_that_are_not_quiet_are_found_without_reading_the_others(tmp_path
 # up from every schema that was ever released ------------------------------------------------------
 
 AT = "2026-01-01T00:00:00.000Z"
-RELEASED = ("0001", "0002", "0003", "0004")
+RELEASED = ("0001", "0002", "0003", "0004", "0005")
 ROWS = {
     "study": {"id": 1, "study": "1.2", "patient_ID": "P", "issuer_of_patient_id": "",
               "study_description": "naïve", "two_patients": False, "first_at": AT, "last_at": AT},

@@ -56,7 +56,7 @@ study = Table(
     Column("study", Text, nullable=False, unique=True),
     Column("patient_ID", Text, nullable=False, index=True),
     Column("issuer_of_patient_id", Text, nullable=False, default=""),
-    Column("study_description", Text, nullable=False, default=""),
+    Column("study_description", Text, nullable=False, default="", index=True),
     Column("study_date", Text),
     Column("study_time", Text),
     Column("two_patients", Boolean, nullable=False, default=False),
@@ -112,7 +112,7 @@ folder = Table(
     _to("series"),
     Column("home", Text, nullable=False, index=True),  # <PatientID>/<AccessionNumber>
     Column("digits", Text, nullable=False),  # 11111/22222/33333/44444
-    Column("accession_number", Text, nullable=False, default=""),
+    Column("accession_number", Text, nullable=False, default="", index=True),
     # a delivery that was adopted where it lies may hold what we never make: a series in two
     # folders, two series in one
     Column("adopted", Boolean, nullable=False, default=False, server_default=false()),
