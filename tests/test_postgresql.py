@@ -21,13 +21,16 @@ from filing_world import (
 )
 from running import wait_until
 from test_index import a_study
+from web_serving import served
 
 from config.errors import BadValue
 from config.settings import load_settings
 from workers.errors import IndexAway, IndexUnusable
 from workers.filing.rows import insert_event
 from workers.index import postgresql as ours
-from workers.index.engine import open_index, prepare_index
+from workers.index.engine import asking, open_index, prepare_index
+from workers.index.hosts import beat, claim_spool
+from workers.index.seen import list_hosts
 from workers.index.tables import event, study
 from workers.jobs import configure, file_entries
 from workers.queues import JOB_VERSION
@@ -124,6 +127,69 @@ def test_what_is_written_is_durable_though_the_server_would_not_wait(world: Worl
         assert connection.execute(asked).scalar() == "off", "as the tests' servers are set"
     with world.index.write() as connection:
         assert connection.execute(asked).scalar() == "on"
+
+
+@pytest.mark.parametrize("isolation", ["repeatable read", "serializable"])
+def test_who_waited_for_the_lock_sees_what_was_written_whatever_the_database_prefers(
+    world: World, isolation: str
+) -> None:
+    """A snapshot from before the lock would let two give the same name or count one from."""
+    prefer(world, f"default_transaction_isolation = '{isolation}'")
+    seen: list[int] = []
+
+    def wait_and_read() -> None:
+        with world.index.write() as connection:
+            seen.append(len(connection.execute(sa.select(study)).all()))
+
+    with world.index.write() as connection:
+        thread = threading.Thread(target=wait_and_read)
+        thread.start()
+        waiting = sa.text("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'advisory'")
+        with world.index.read() as looking:
+            wait_until(lambda: looking.execute(waiting).scalar(), 10, "one that waits")
+        connection.execute(study.insert().values(a_study("1.1")))
+    thread.join()
+    assert seen == [1]
+
+
+def test_times_are_understood_whatever_the_database_writes_them_like(world: World) -> None:
+    prefer(world, "datestyle = 'German'")
+    with world.index.write() as connection:
+        claim_spool(connection, "a", "0" * 32)
+        assert beat(connection, "a", 0, None)
+    with world.index.read() as connection:
+        (one,) = list_hosts(asking(connection))
+    assert one.is_there
+
+
+def prefer(world: World, setting: str) -> None:
+    """Let the database have a setting of its own, for connections to come."""
+    with world.index.write() as connection:
+        name = connection.execute(sa.text("SELECT current_database()")).scalar()
+        connection.exec_driver_sql("DELETE FROM meta WHERE key = 'spool_id'")
+        connection.exec_driver_sql(f"ALTER DATABASE {name} SET {setting}")
+    world.let_go()
+
+
+def test_a_database_that_does_not_hold_every_name_is_refused(tmp_path: Path, own: Server) -> None:
+    own.tell(
+        "CREATE DATABASE latin ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
+    )
+    settings = settings_for(tmp_path / "root", index={"url": own.url("latin")})
+    for use in (prepare_index, open_index):
+        with pytest.raises(IndexUnusable, match=r"LATIN1.*ENCODING 'UTF8'"):
+            use(settings)
+
+
+def test_what_a_visitor_asks_with_a_nul_is_not_found(world: World) -> None:
+    with served(world.settings) as site:
+        client = site.client(follow_redirects=True)
+        for address, code in (
+            ("/studies?source=%00", 200), ("/quarantine?behind=%00", 200),
+            ("/quarantine/%00/retry", 404),
+        ):  # fmt: skip
+            assert client.get(address).status_code == code, address
+        assert client.submit("/studies", term="a\0b").status_code == 200
 
 
 def test_a_reader_may_take_its_time_and_writes_nothing(world: World) -> None:

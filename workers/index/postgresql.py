@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Engine
@@ -20,6 +21,8 @@ _WRITE_LOCK = 7308332045
 _HELD_SECONDS = 30
 """So long a writer waits for the lock (as on SQLite), and may do nothing while it holds it."""
 _PASSWORD_BYTES = 4096
+_ISOLATION = "READ COMMITTED"
+"""What a writer reads behind the lock is what was committed before; a snapshot would be older."""
 
 _POOL = {
     "pool_size": 2,  # a thread of a role holds one, some take a second for a moment
@@ -28,6 +31,7 @@ _POOL = {
     "pool_pre_ping": True,  # a server that was restarted meanwhile is no error
 }
 _CONNECTING: dict[str, int | str] = {  # libpq's words; what the URL says goes before them
+    "client_encoding": "UTF8",
     "connect_timeout": 10,
     "keepalives_idle": 15,
     "keepalives_interval": 5,
@@ -53,7 +57,14 @@ def postgresql_engine(
         url = url.set(password=_password(password_file))
     given = {name: value for name, value in _CONNECTING.items() if name not in url.query}
     given.setdefault("application_name", _application())
-    engine = sa.create_engine(url.set(drivername="postgresql+psycopg"), connect_args=given, **_POOL)
+    engine = sa.create_engine(
+        url.set(drivername="postgresql+psycopg"), connect_args=given, isolation_level=_ISOLATION,
+        **_POOL,
+    )  # fmt: skip
+
+    @sa.event.listens_for(engine, "connect")
+    def _on_connect(connection: Any, _: object) -> None:
+        _be_understood(connection)
 
     @sa.event.listens_for(engine, "begin")
     def _on_begin(connection: Connection) -> None:
@@ -61,6 +72,23 @@ def postgresql_engine(
             connection.exec_driver_sql(_LOCKING if patient else _LIMITED)
 
     return engine
+
+
+def _be_understood(connection: Any) -> None:
+    """Let a new connection speak as we do, whatever its database or role is set to.
+
+    Raises IndexUnusable where the database cannot hold every text.
+    """
+    told = connection.info.parameter_status
+    if (encoding := told("server_encoding")) != "UTF8":
+        connection.close()
+        raise IndexUnusable(
+            f"the database has the encoding {encoding}, which does not hold every name:"
+            " create it with ENCODING 'UTF8'"
+        )
+    if not told("DateStyle").startswith("ISO"):  # times as text, which we read
+        connection.execute("SET datestyle TO ISO")
+        connection.commit()
 
 
 _DURABLE = (  # a server may answer before it is; after that answer an entry leaves the spool

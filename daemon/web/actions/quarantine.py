@@ -12,6 +12,7 @@ from starlette.routing import Route
 
 from daemon.web.access.guard import address_of
 from daemon.web.actions.acting import Action, Undone, action_of, in_thread, try_it
+from daemon.web.pages.studies import known
 from daemon.web.reading import Installation
 from daemon.web.services import services_of
 from daemon.web.showing import installation, page
@@ -33,7 +34,8 @@ QUARANTINE = {
 async def ask_quarantine(request: Request) -> Response:
     """Show what would be done with a quarantined file."""
     action = action_of(QUARANTINE, request)
-    row = await in_thread(_read_set_aside, installation(request), request.path_params["entry"])
+    entry = known(request.path_params["entry"])
+    row = await in_thread(_read_set_aside, installation(request), entry)
     if row is None:
         raise HTTPException(404, "This file is not in quarantine, or no longer.")
     return page(request, "confirm.html", action=action, mark="", entry=row, back="/quarantine")
@@ -41,7 +43,7 @@ async def ask_quarantine(request: Request) -> Response:
 
 async def do_quarantine(request: Request) -> Response:
     """Retry or drop a file, once."""
-    name, entry = request.path_params["action"], request.path_params["entry"]
+    name, entry = request.path_params["action"], known(request.path_params["entry"])
     action_of(QUARANTINE, request)
 
     def do() -> str:

@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from daemon.web.pages.studies import id_of
+from daemon.web.pages.studies import id_of, known
 from daemon.web.services import services_of
 from daemon.web.showing import installation, page
 from workers.filing.quarantine import original_path
@@ -25,7 +25,7 @@ def held(request: Request) -> Response:
 
 
 def quarantine(request: Request) -> Response:
-    behind = request.query_params.get("behind") or None
+    behind = known(request.query_params.get("behind", "")) or None
     here = installation(request)
     with here.index.read() as connection:
         found = list_set_aside(connection, limit=A_PAGE + 1, behind=behind)

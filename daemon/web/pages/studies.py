@@ -43,7 +43,9 @@ class Asked:
 
     @classmethod
     def read(cls, given: QueryParams | FormData) -> Asked:
-        values = {name: str(given.get(name, "")).strip()[:_LONGEST] for name in cls.__slots__}
+        values = {
+            name: known(str(given.get(name, ""))).strip()[:_LONGEST] for name in cls.__slots__
+        }
         return cls(**values)
 
     def wanted(self) -> WantedStudies:
@@ -91,6 +93,11 @@ def _answer(request: Request, asked: Asked) -> Response:
         roles=[str(role) for role in Role],
         is_live=not asked.term,
     )
+
+
+def known(text: str) -> str:
+    """Return a text of a visitor's as the index may know it: PostgreSQL takes no NUL."""
+    return text.replace("\0", "\ufffd")
 
 
 def id_of(text: str) -> int | None:
