@@ -14,6 +14,7 @@ from config.settings import load_settings
 from daemon import looking
 from daemon.refilling import _Patience
 from daemon.room import Room
+from daemon.watcher import counting
 from daemon.watcher.gate import SpoolGate
 from workers import durable
 from workers.completeness.judging import judge_studies
@@ -98,7 +99,7 @@ def test_a_file_that_is_claimed_while_status_counts_is_not_missed(
         (content,) = small_instances(tmp_path / "made", 1)
         dropped = world.layout.inbox / "one.dcm"
         dropped.write_bytes(content)
-        count = looking.count_unclaimed
+        count = counting.count_unclaimed
 
         def claimed_meanwhile(settings: Any) -> int:
             found = count(settings)
@@ -106,7 +107,7 @@ def test_a_file_that_is_claimed_while_status_counts_is_not_missed(
             world.put({"one.dcm": content})
             return found
 
-        monkeypatch.setattr(looking, "count_unclaimed", claimed_meanwhile)
+        monkeypatch.setattr(counting, "count_unclaimed", claimed_meanwhile)
         assert looking.look(world.settings).waiting >= 1
 
 
