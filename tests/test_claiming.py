@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 
 from config.settings import Settings
-from daemon.watcher import claiming
-from daemon.watcher.claiming import Claimer, Outcome
+from daemon.watcher import grouping, sources
+from daemon.watcher.claiming import Claimer
 from daemon.watcher.gate import SpoolGate
+from daemon.watcher.leases import LeaseState
 from daemon.watcher.ledger import Ledger, ledger_path
 from daemon.watcher.names import NameKind
+from daemon.watcher.outcomes import Outcome
 from daemon.watcher.scanning import Found, scan
 from daemon.watcher.settling import state_of
 from daemon.watcher.territory import survey
@@ -114,7 +116,7 @@ def test_a_rename_that_the_kernel_refuses_across_mounts_becomes_a_copy(drop, mon
     def refuse(*_: object) -> EntryName:
         raise OSError(errno.EXDEV, "Invalid cross-device link")
 
-    monkeypatch.setattr(claiming._LazyBatch, "adopt", refuse)
+    monkeypatch.setattr(grouping.GroupedBatch, "adopt", refuse)
     assert set(drop.take().values()) == {Outcome.TAKEN}
     assert drop.entries() == CONTENTS
     assert drop.left() == []
@@ -192,7 +194,7 @@ def test_a_file_that_changes_while_it_is_copied_is_not_published(
             with open(os.open(source, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK), "ab") as file:
                 file.write(b"more")
 
-    monkeypatch.setattr(claiming, "take_lease", lambda _: claiming.LeaseState.UNKNOWN)
+    monkeypatch.setattr(sources, "take_lease", lambda _: LeaseState.UNKNOWN)
     monkeypatch.setattr(durable, "copy_new", copy_and_grow)
     assert drop.take()["study/b.dcm"] is Outcome.CHANGED
     assert "study/b.dcm" not in drop.entries()

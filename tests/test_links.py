@@ -28,9 +28,10 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as budget
 from hypothesis import strategies as st
 
-from daemon.watcher import claiming
-from daemon.watcher.claiming import Claimer, Outcome
+from daemon.watcher import claiming, sources
+from daemon.watcher.claiming import Claimer
 from daemon.watcher.gate import SpoolGate
+from daemon.watcher.outcomes import Outcome
 from daemon.watcher.scanning import Found, scan
 from daemon.watcher.territory import survey
 from workers import durable, rooted
@@ -166,7 +167,7 @@ def test_what_is_swapped_in_between_look_and_rename_never_comes_into_the_spool(
     inbox.mkdir()
     (inbox / "a.dcm").write_bytes(b"first")
     found, _ = found_in(inbox)
-    undisturbed = claiming._Opened.undisturbed
+    undisturbed = sources.OpenedSource.undisturbed
     swapped = []
 
     def swap(opened: Any) -> bool:
@@ -186,8 +187,8 @@ def test_what_is_swapped_in_between_look_and_rename_never_comes_into_the_spool(
         if Path(target).is_relative_to(world.layout.spool):  # its old name is taken at once
             (inbox / "a.dcm").write_bytes(b"third")
 
-    monkeypatch.setattr(claiming._Opened, "undisturbed", swap)
-    monkeypatch.setattr(claiming, "_is_at", _is_at_but_the_first(claiming._is_at))
+    monkeypatch.setattr(sources.OpenedSource, "undisturbed", swap)
+    monkeypatch.setattr(claiming, "is_at", _is_at_but_the_first(sources.is_at))
     monkeypatch.setattr(durable, "rename_new", rename_and_fill)
     (result,) = claimer_of(world, inbox).take(found, lambda: True)
     monkeypatch.undo()

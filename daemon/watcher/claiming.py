@@ -16,83 +16,20 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import stat
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from config.layout import Layout
 from daemon.watcher.gate import SpoolGate
-from daemon.watcher.leases import LeaseState, nobody_waits, take_lease
+from daemon.watcher.grouping import GroupedBatch
 from daemon.watcher.ledger import Ledger
 from daemon.watcher.names import NameKind, claim_name, entry_path, read_claim
+from daemon.watcher.outcomes import NotNow, Outcome, Result, result_of
 from daemon.watcher.scanning import Found
-from daemon.watcher.settling import FileState, state_of
+from daemon.watcher.settling import FileState
+from daemon.watcher.sources import OpenedSource, is_at, open_source, removed, renamed_back
 from workers import durable
 from workers.spool.batches import BatchSource, BatchWriter, EntryName
-
-SPOOL_ERRORS = frozenset((errno.ENOSPC, errno.EDQUOT))
-"""Errors that every other file would meet too: the round ends, the files stay."""
-
-
-GROUP_ENTRIES = 50
-"""Renamed entries that share the fsync of their folders."""
-
-
-class Outcome(StrEnum):
-    """What became of one file."""
-
-    TAKEN = "taken"
-    BUSY = "busy"  # somebody writes
-    CHANGED = "changed"  # no longer what had settled
-    GONE = "gone"
-    TROUBLE = "trouble"  # an error of the operating system; it is tried again
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    found: Found
-    outcome: Outcome
-    error: OSError | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Opened:
-    """A source that is open for reading: nothing done to its name can change which file we mean."""
-
-    descriptor: int
-    facts: os.stat_result
-    lease: LeaseState
-
-    def may_become_ours(self, device: int) -> bool:
-        """Tell whether the inode itself may go into the spool, or only a copy of it.
-
-        Not with another link, and not while another user owns it: either could change it later.
-        """
-        facts = self.facts
-        mine = facts.st_uid == os.geteuid()
-        return facts.st_nlink == 1 and facts.st_dev == device and mine
-
-    def undisturbed(self) -> bool:
-        """Tell whether nobody writes, wrote or linked since it was opened."""
-        now = os.fstat(self.descriptor)
-        return (
-            state_of(now) == state_of(self.facts)
-            and now.st_nlink <= self.facts.st_nlink
-            and nobody_waits(self.descriptor, self.lease)
-        )
-
-
-class _NotNow(Exception):
-    """A file is not to be taken in this round."""
-
-    def __init__(self, outcome: Outcome, error: OSError | None = None) -> None:
-        self.outcome = outcome
-        self.error = error
 
 
 class Claimer:
@@ -134,7 +71,7 @@ class Claimer:
         full.
         """
         results = [
-            _one(found, self._resume)
+            result_of(found, self._resume)
             for found in files
             if found.kind is NameKind.CLAIM and keep_on()
         ]
@@ -162,7 +99,7 @@ class Claimer:
     def _move_all(self, files: Sequence[Found], keep_on: Callable[[], bool]) -> list[Result]:
         results = []
         aside: list[tuple[Found, str]] = []
-        with _LazyBatch(self._layout, self._source, self._offer) as batch:
+        with GroupedBatch(self._layout, self._source, self._offer) as batch:
 
             def move(found: Found) -> Outcome:
                 claim = self._move(batch, found)
@@ -173,7 +110,7 @@ class Claimer:
             for found in files:
                 if not keep_on():
                     break
-                result = _one(found, move)
+                result = result_of(found, move)
                 if not (aside and aside[-1][0] is found):
                     results.append(result)
             batch.flush()
@@ -181,7 +118,7 @@ class Claimer:
         return results
 
     def _finish_all(
-        self, batch: _LazyBatch, aside: Sequence[tuple[Found, str]], keep_on: Callable[[], bool]
+        self, batch: GroupedBatch, aside: Sequence[tuple[Found, str]], keep_on: Callable[[], bool]
     ) -> list[Result]:
         """Copy what was set aside; what a stop leaves is found again as claims."""
         results = []
@@ -194,18 +131,18 @@ class Claimer:
             def finish(_: Found, claim: str = claim) -> Outcome:
                 return self._finish(batch.writer, claim, entry_path(_entry_of(claim)))
 
-            results.append(_one(found, finish))
+            results.append(result_of(found, finish))
         return results
 
-    def _move(self, batch: _LazyBatch, found: Found) -> str | None:
+    def _move(self, batch: GroupedBatch, found: Found) -> str | None:
         """Rename a file into the batch, or aside where it must be copied: then return that path."""
         source = Path(self._full(found.path))
-        with _opened(source, found.state) as file:
+        with open_source(source, found.state) as file:
             if not file.may_become_ours(self._device):
                 return self._set_aside(batch.writer, found, file)
             os.fsync(file.descriptor)
-            if not (file.undisturbed() and _is_at(source, file)):
-                raise _NotNow(Outcome.CHANGED)
+            if not (file.undisturbed() and is_at(source, file)):
+                raise NotNow(Outcome.CHANGED)
             try:
                 entry = batch.adopt(source, entry_path(found.path))
             except OSError as error:
@@ -213,20 +150,20 @@ class Claimer:
                     raise
                 return self._set_aside(batch.writer, found, file)
             target = entry.where(self._layout)
-            kept = file.undisturbed() and _is_at(target, file)
+            kept = file.undisturbed() and is_at(target, file)
             # between look and rename somebody opened, linked or replaced it: give it back
-            if not kept and (_renamed_back(target, source) or _removed(target)):
-                raise _NotNow(Outcome.CHANGED)
+            if not kept and (renamed_back(target, source) or removed(target)):
+                raise NotNow(Outcome.CHANGED)
         batch.adopted(entry)
         return None
 
-    def _set_aside(self, batch: BatchWriter, found: Found, file: _Opened) -> str:
+    def _set_aside(self, batch: BatchWriter, found: Found, file: OpenedSource) -> str:
         folder, name = os.path.split(found.path)
         claim = os.path.join(folder, claim_name(batch.name, name))
         source, aside = Path(self._full(found.path)), Path(self._full(claim))
         os.rename(source, aside)
-        if not _is_at(aside, file) and (_renamed_back(aside, source) or _removed(aside)):
-            raise _NotNow(Outcome.CHANGED)  # it was replaced between look and rename
+        if not is_at(aside, file) and (renamed_back(aside, source) or removed(aside)):
+            raise NotNow(Outcome.CHANGED)  # it was replaced between look and rename
         return claim
 
     def _resume(self, found: Found) -> Outcome:
@@ -250,7 +187,7 @@ class Claimer:
             if self._ledger is not None and self._ledger.knows(found):
                 results.append(Result(found, Outcome.TAKEN))  # by the batch that was resumed
                 continue
-            result = _one(found, self._try_open)
+            result = result_of(found, self._try_open)
             if result.outcome is Outcome.TAKEN:
                 free.append(found)
             else:
@@ -262,7 +199,7 @@ class Claimer:
         return results
 
     def _try_open(self, found: Found) -> Outcome:
-        with _opened(Path(self._full(found.path)), found.state):
+        with open_source(Path(self._full(found.path)), found.state):
             return Outcome.TAKEN
 
     def _known(self, batch: str, files: Sequence[Found]) -> None:
@@ -286,7 +223,7 @@ class Claimer:
                 if not keep_on():
                     stopped = True
                     break
-                results.append(_one(found, copy))
+                results.append(result_of(found, copy))
         finally:
             taken = {result.found.path for result in results if result.outcome is Outcome.TAKEN}
             if self._ledger is not None and not stopped:
@@ -304,13 +241,13 @@ class Claimer:
         mark = hashlib.blake2b(os.fsencode(path), digest_size=8).hexdigest()
         temporary = self._layout.incoming / f"{batch.name}.{mark}"
         temporary.unlink(missing_ok=True)  # ours by its name, from before a kill
-        with _opened(source, state) as file:
+        with open_source(source, state) as file:
             if lacks := self._gate.reason(file.facts.st_size):
-                raise _NotNow(Outcome.TROUBLE, OSError(errno.ENOSPC, lacks))
+                raise NotNow(Outcome.TROUBLE, OSError(errno.ENOSPC, lacks))
             durable.copy_new(source, temporary, self._layout.file_mode)
             try:
-                if not (file.undisturbed() and _is_at(source, file)):
-                    raise _NotNow(Outcome.CHANGED)
+                if not (file.undisturbed() and is_at(source, file)):
+                    raise NotNow(Outcome.CHANGED)
                 entry = batch.adopt(temporary, path)
                 self._gate.took(file.facts.st_size)
                 return entry
@@ -322,134 +259,13 @@ class Claimer:
         try:
             same = durable.sha256_of(entry.where(self._layout)) == durable.sha256_of(source)
         except FileNotFoundError:
-            raise _NotNow(Outcome.CHANGED) from None  # it was filed this moment: look again
+            raise NotNow(Outcome.CHANGED) from None  # it was filed this moment: look again
         if not same:
             raise FileExistsError(errno.EEXIST, "another file is published as this one", path)
         return entry
 
     def _full(self, path: str) -> str:
         return os.path.join(self._root, path)
-
-
-class _LazyBatch:
-    """A batch that is begun when the first file really goes into it.
-
-    Renamed entries are offered in groups, each after its folders were fsynced: one fsync a file
-    less. Until then a power cut brings the old name back, with the file.
-    """
-
-    def __init__(
-        self, layout: Layout, source: BatchSource, offer: Callable[[EntryName], None]
-    ) -> None:
-        self._layout = layout
-        self._source = source
-        self._offer = offer
-        self._writer: BatchWriter | None = None
-        self._adopted: list[EntryName] = []
-
-    @property
-    def writer(self) -> BatchWriter:
-        if self._writer is None:
-            self._writer = BatchWriter(self._layout, self._source)
-        return self._writer
-
-    def adopt(self, file: Path, path: str) -> EntryName:
-        """Rename a file in; `adopted` is to follow, once it is sure that it stays."""
-        return self.writer.adopt(file, path, sync=False)
-
-    def adopted(self, entry: EntryName) -> None:
-        self._adopted.append(entry)
-        if len(self._adopted) >= GROUP_ENTRIES:
-            self.flush()
-
-    def flush(self) -> None:
-        """Make the entries durable and offer them."""
-        entries, self._adopted = self._adopted, []
-        for folder in {entry.where(self._layout).parent for entry in entries}:
-            with suppress(FileNotFoundError):  # filed and tidied up already
-                durable.fsync_folder(folder)
-        for entry in entries:
-            self._offer(entry)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        try:
-            self.flush()
-        finally:
-            if self._writer is not None:
-                self._writer.close()
-
-
-@contextmanager
-def _opened(path: Path, state: FileState | None) -> Iterator[_Opened]:
-    """Open a settled file, with a lease where we may; raises _NotNow if it is not as it was."""
-    # O_NONBLOCK: what has become a FIFO meanwhile must not hold us
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-    descriptor = os.open(path, flags)
-    try:
-        facts = os.fstat(descriptor)
-        if not stat.S_ISREG(facts.st_mode) or (state is not None and state_of(facts) != state):
-            raise _NotNow(Outcome.CHANGED)
-        if os.readlink(f"/proc/self/fd/{descriptor}") != os.fspath(path):  # a link led there
-            raise _NotNow(Outcome.CHANGED)
-        lease = take_lease(descriptor)
-        if lease is LeaseState.BUSY:
-            raise _NotNow(Outcome.BUSY)
-        yield _Opened(descriptor, facts, lease)
-    finally:
-        os.close(descriptor)
-
-
-def _one(found: Found, action: Callable[[Found], Outcome]) -> Result:
-    """Do one file; its own errors become a result, the spool's end the round."""
-    try:
-        return Result(found, action(found))
-    except _NotNow as reason:
-        return Result(found, reason.outcome, reason.error)
-    except FileNotFoundError as error:
-        return Result(found, Outcome.GONE, error)
-    except OSError as error:
-        if error.errno in SPOOL_ERRORS:
-            raise
-        if error.errno == errno.ELOOP:  # a link took its place
-            return Result(found, Outcome.GONE, error)
-        return Result(found, Outcome.TROUBLE, error)
-
-
-def _is_at(path: Path, file: _Opened) -> bool:
-    try:
-        facts = os.lstat(path)
-    except OSError:
-        return False
-    return (facts.st_dev, facts.st_ino) == (file.facts.st_dev, file.facts.st_ino)
-
-
-def _renamed_back(target: Path, source: Path) -> bool:
-    """Give a file its name back; False where the name is taken again, or the file is gone."""
-    try:
-        durable.rename_new(target, source)
-    except OSError:
-        return False
-    return True
-
-
-def _removed(path: Path) -> bool:
-    """Remove what came in the place of a file and holds no data: a link, a pipe, a socket."""
-    try:
-        facts = os.lstat(path)
-        if stat.S_ISREG(facts.st_mode) or stat.S_ISDIR(facts.st_mode):
-            return False
-        os.unlink(path)
-    except FileNotFoundError:
-        pass
-    return True
 
 
 def _entry_of(claim: str) -> str:

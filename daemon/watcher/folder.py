@@ -10,12 +10,13 @@ from collections.abc import Callable
 from config.logs import get_logger, short
 from config.settings import Settings
 from config.tables import WatchSettings
-from daemon.watcher.claiming import Claimer, Outcome, Result
+from daemon.watcher.claiming import Claimer
 from daemon.watcher.emptied import QUIET_SECONDS, Drops, Emptied, remove_folders
 from daemon.watcher.gate import SpoolGate
 from daemon.watcher.hints import Hints
 from daemon.watcher.ledger import Ledger, folder_key, ledger_path
 from daemon.watcher.names import NameKind, enters_folder
+from daemon.watcher.outcomes import Outcome, Result
 from daemon.watcher.scanning import Findings, Found, look, reaches, scan, upward
 from daemon.watcher.settling import Settling
 from daemon.watcher.territory import Territory, closed_folders, survey
