@@ -142,11 +142,12 @@ def place(path: os.PathLike[str] | str) -> str:
     return re.escape(os.fspath(path))
 
 
-def test_an_instance_is_durable_before_success_is_sent(one, instance, traced):
+def test_an_instance_is_durable_before_success_is_sent(one, tmp_path, traced):
     dcmtk("dcmsend")
     port = one.port
+    files = list(write_many(tmp_path / "some", 4).values())  # from the third on files are prepared
     end = traced("receive", "--port", str(port), beside="valkey,sweep", ready="receiver-listens")
-    with one.sending([instance[1]]) as sender:
+    with one.sending(files) as sender:
         assert sender.process.wait(30) == 0, sender.stderr
     trace = end()
 
@@ -154,17 +155,24 @@ def test_an_instance_is_durable_before_success_is_sent(one, instance, traced):
     description = trace.first(SYNCS, rf"{incoming}/[^/]*\.batch/batch\.json>")
     begun = trace.first(RENAMES, rf'"{incoming}/[^"]*\.batch"', rf'"{ready}/[^/"]*"')
     known = trace.first(SYNCS, rf"<{ready}>")
-    published = trace.first(RENAMES, rf'"{incoming}/[^"]*"', rf'"{ready}/[^/"]*/0*1"')
-    temporary = re.search(rf'"({incoming}/[^"]*)"', published.text)
-    assert temporary
-    written = trace.last(WRITES, rf"<{re.escape(temporary[1])}>")
-    synced = trace.last(SYNCS, rf"<{re.escape(temporary[1])}>")
-    batch = re.search(rf'"({ready}/[^/"]*)/0*1"', published.text)
-    assert batch
-    named = trace.first(SYNCS, rf"<{re.escape(batch[1])}>")
-    answered = trace.first(SENDS, r"<TCP", r', "\\4\\0')  # the first P-DATA-TF is the response
-    assert_in_order(description, begun, known, published)
-    assert_in_order(written, synced, published, named, answered)
+    answers = trace.all(SENDS, r"<TCP", r', "\\4\\0')  # each P-DATA-TF is a response
+    assert len(answers) == len(files)
+    for number, answered in enumerate(answers, 1):
+        published = trace.first(RENAMES, rf'"{incoming}/[^"]*"', rf'"{ready}/[^/"]*/0*{number}"')
+        temporary = re.search(rf'"({incoming}/[^"]*)"', published.text)
+        assert temporary
+        written = trace.last(WRITES, rf"<{re.escape(temporary[1])}>")
+        synced = trace.last(SYNCS, rf"<{re.escape(temporary[1])}>")
+        batch = re.search(rf'"({ready}/[^/"]*)/0*{number}"', published.text)
+        assert batch
+        named = next(
+            sync
+            for sync in trace.all(SYNCS, rf"<{re.escape(batch[1])}>")
+            if sync.began > published.ended
+        )
+        assert_in_order(description, begun, known, published)
+        assert_in_order(written, synced, published, named, answered)
+    assert len(trace.all(LINKS, r"/proc/self/fd/")) == 2
 
 
 def test_an_entry_is_removed_after_tree_and_index_know_it(one, instance, traced):

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from filing_world import FOLDER, SENDER, die, in_child
 
 from config.layout import Layout
 from config.settings import Settings
+from workers import durable
 from workers.durable import remove_stale
 from workers.spool.batches import (
     BatchSource,
@@ -36,8 +39,12 @@ def waiting(layout: Layout) -> list[str]:
     return [entry.path for entry in waiting_entries(layout)]
 
 
+PREPARED = pytest.mark.parametrize("prepared", [False, True], ids=["made", "prepared"])
+
+
+@PREPARED
 def test_an_entry_is_durable_before_it_is_named(
-    layout: Layout, monkeypatch: pytest.MonkeyPatch
+    layout: Layout, monkeypatch: pytest.MonkeyPatch, prepared: bool
 ) -> None:
     calls: list[str] = []
     original_fsync, original_rename = os.fsync, os.rename
@@ -51,6 +58,8 @@ def test_an_entry_is_durable_before_it_is_named(
         original_rename(source, target)  # type: ignore[arg-type]
 
     with BatchWriter(layout, SENDER) as batch:
+        if prepared:
+            batch.prepare()
         monkeypatch.setattr(os, "fsync", fsync)
         monkeypatch.setattr(os, "rename", rename)
         entry = batch.publish((b"one", b"two"))
@@ -63,9 +72,17 @@ def test_an_entry_is_durable_before_it_is_named(
     assert entry.where(layout).read_bytes() == b"onetwo"
 
 
-def test_an_entry_written_in_pieces_waits_only_when_it_is_published(layout: Layout) -> None:
+@PREPARED
+def test_an_entry_written_in_pieces_waits_only_when_it_is_published(
+    layout: Layout, prepared: bool
+) -> None:
     with BatchWriter(layout, SENDER) as batch:
-        entry, given_up = batch.begin(), batch.begin()
+        begun = []
+        for _ in range(2):
+            if prepared:
+                batch.prepare()
+            begun.append(batch.begin())
+        entry, given_up = begun
         for one in (entry, given_up):
             one.write(b"first ")
             one.write(memoryview(b"second"))
@@ -79,6 +96,56 @@ def test_an_entry_written_in_pieces_waits_only_when_it_is_published(layout: Layo
             b"first second"
         ]
         assert not os.listdir(layout.incoming)
+
+
+def test_a_file_without_a_name_gets_one_that_was_free_or_is_gone(tmp_path: Path) -> None:
+    nameless = durable.create_nameless(tmp_path, 0o640)
+    os.utime(nameless, (0, 0))
+    assert os.listdir(tmp_path) == []
+    named = durable.name_new(nameless, tmp_path / "a")
+    durable.write_whole(named, b"one")
+    assert os.readlink(f"/proc/self/fd/{named}") == str(tmp_path / "a")
+    assert not durable.remove_stale(tmp_path / "a", time.time() + 60)  # it is locked
+    os.close(named)
+    assert not durable.remove_stale(tmp_path / "a", time.time() - 60)  # and not old
+    assert (tmp_path / "a").stat().st_mode & 0o7777 == 0o640
+    other = durable.create_nameless(tmp_path)
+    with pytest.raises(FileExistsError):
+        durable.name_new(other, tmp_path / "a")
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(other)
+    assert (tmp_path / "a").read_bytes() == b"one"
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_a_file_that_was_prepared_is_no_entry_and_goes_with_its_batch(layout: Layout) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    with BatchWriter(layout, SENDER) as batch:
+        batch.prepare()
+        batch.prepare()  # one is enough
+        assert len(os.listdir("/proc/self/fd")) == before + 2  # that, and the batch itself
+        assert waiting(layout) == os.listdir(layout.incoming) == []
+    batch.prepare()  # too late: nothing happens
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert batch_names(layout) == []
+
+
+def test_where_no_file_can_be_without_a_name_entries_are_made_when_they_begin(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(*_: object, **_options: object) -> int:
+        raise OSError(errno.EOPNOTSUPP, "not here")
+
+    with BatchWriter(layout, SENDER) as batch:
+        batch.prepare()
+        monkeypatch.setattr(os, "link", unknown)  # no /proc, or another file system by now
+        one = batch.publish((b"one",))
+        monkeypatch.setattr(durable, "create_nameless", unknown)
+        batch.prepare()
+        other = batch.publish((b"other",))
+    assert one.where(layout).read_bytes() == b"one"
+    assert other.where(layout).read_bytes() == b"other"
+    assert os.listdir(layout.incoming) == []
 
 
 def test_the_description_is_there_before_the_first_entry(layout: Layout) -> None:

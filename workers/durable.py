@@ -117,6 +117,31 @@ def create_new(path: Path | str, mode: int = 0o600) -> int:
     return descriptor
 
 
+def create_nameless(folder: Path | str, mode: int = 0o600) -> int:
+    """Make a file without a name; it goes with its descriptor, unless `name_new` names it.
+
+    Raises OSError where no file can be without a name (NFS).
+    """
+    descriptor = os.open(folder, os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, mode)
+    give_mode(descriptor, mode)
+    return descriptor
+
+
+def name_new(descriptor: int, path: Path | str) -> int:
+    """Give a nameless file a name that must not exist, in the same file system; open it by that
+    name for writing, locked, in the place of `descriptor`.
+    """
+    try:
+        os.utime(descriptor)  # as old as its name: until it is locked, age alone keeps it
+        # a folder's descriptor, unused, makes it linkat(2), which follows the link that /proc is
+        os.link(f"/proc/self/fd/{descriptor}", path, src_dir_fd=descriptor, follow_symlinks=True)
+    finally:
+        os.close(descriptor)
+    named = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try_lock(named)
+    return named
+
+
 def write_new(path: Path | str, chunks: Iterable[bytes | memoryview], mode: int = 0o600) -> int:
     """Write a file that must not exist (O_EXCL), fsync it, return its size; removed on any error.
 

@@ -137,7 +137,9 @@ class AssociationStore:
         return answer
 
     def settle(self) -> None:
-        """Do for the last instance what no peer needs to wait for: hand it on, and count it."""
+        """Do what no peer needs to wait for: hand the last instance on, count it, and make a file
+        for the next one.
+        """
         name, self._published = self._published, None
         answer, self._answer = self._answer, None
         measures = self._spooling.measures
@@ -151,6 +153,10 @@ class AssociationStore:
         if log.says_debug:
             uid = short(self._sop_instance)
             log.debug("stored", entry=name.identifier, uid=uid, size=self._size)
+        if self.stored > 1:  # where two came a third is likely
+            with self._lock:
+                if self._writer is not None:
+                    self._writer.prepare()
 
     def abandon(self) -> None:
         """Forget an instance that is not finished."""

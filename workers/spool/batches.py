@@ -76,12 +76,24 @@ class Unpublished:
     abandons it. For one thread at a time. Raises OSError where it cannot be written.
     """
 
-    def __init__(self, name: EntryName, incoming: str, batch: str, mode: int) -> None:
-        """Begin an entry in the folder `incoming`, to be published in the folder `batch`."""
+    def __init__(
+        self, name: EntryName, incoming: str, batch: str, mode: int, nameless: int = -1
+    ) -> None:
+        """Begin an entry in the folder `incoming`, to be published in the folder `batch`.
+
+        `nameless` is a file that was made for it (`durable.create_nameless`), if there is one.
+        """
         self.name = name
         self._temporary = f"{incoming}/{name.batch}.{name.path}"
         self._batch = batch
-        self._descriptor = durable.create_new(self._temporary, mode)
+        self._descriptor = self._create(mode, nameless)
+
+    def _create(self, mode: int, nameless: int) -> int:
+        if nameless >= 0:
+            # what it cannot be named for, a new file says too; or the disk is another by now
+            with suppress(OSError):
+                return durable.name_new(nameless, self._temporary)
+        return durable.create_new(self._temporary, mode)
 
     def write(self, *pieces: bytes | memoryview) -> None:
         durable.write_pieces(self._descriptor, pieces)
@@ -128,6 +140,7 @@ class BatchWriter:
         self._mode = layout.file_mode  # the tree's: the spool is 0700
         self._numbers = iter(range(1, 1_000_000_000))
         self._taken_up = name is not None
+        self._nameless = -1
         self._lock = threading.Lock()
         self._held = self._make(source) if name is None else self._take_up(source)
 
@@ -178,8 +191,19 @@ class BatchWriter:
             )
         with self._lock:
             number = next(self._numbers)
+            nameless, self._nameless = self._nameless, -1
         name = EntryName(self.name, f"{number:08d}")
-        return Unpublished(name, self._incoming, self._folder, self._mode)
+        return Unpublished(name, self._incoming, self._folder, self._mode, nameless)
+
+    def prepare(self) -> None:
+        """Make a file for the entry that `begin` begins next, nameless until then.
+
+        To find an inode can take longer than all else that is not the disk's (decision 0030). What
+        goes wrong here goes wrong there too, and is told there.
+        """
+        with self._lock, suppress(OSError):
+            if self._held >= 0 and self._nameless < 0:
+                self._nameless = durable.create_nameless(self._incoming, self._mode)
 
     def publish(self, chunks: Iterable[bytes | memoryview]) -> EntryName:
         """Store one instance under the next running number."""
@@ -224,6 +248,9 @@ class BatchWriter:
                 return
             os.close(self._held)
             self._held = -1
+            if self._nameless >= 0:
+                os.close(self._nameless)
+                self._nameless = -1
         remove_if_empty(self._layout, self.name)
 
     def __enter__(self) -> Self:
