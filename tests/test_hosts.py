@@ -37,6 +37,7 @@ from workers.index.engine import asking
 from workers.index.hosts import HostReport, forget_host
 from workers.index.seen import list_hosts
 from workers.index.tables import host, meta, pair, series
+from workers.pairing.making import make_pair
 from workers.phantom.study import PhantomSpec, make_study
 
 NOWHERE = {"url": "unix:///nonexistent.sock"}
@@ -295,6 +296,31 @@ def test_what_waits_on_a_host_that_is_away_holds_the_study_until_it_is_back_or_f
     assert [one.name for one in seen(here)] == ["a", "b"]
     (row,) = here.world.rows(pair)
     assert (row.state, row.generation) == ("pending", 1), "it can be made now"
+
+
+@pytest.mark.both_databases
+def test_a_study_whose_ct_and_pet_came_to_two_hosts_is_paired_once(
+    hosts: Hosts, two: tuple[Host, Host], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.pairing.build.draw_pair", lambda *_: b"a picture")
+    a, b = two
+    pet, ct = phantom()
+    half = len(ct) // 2
+    file_into(hosts, b, *pet)
+    file_into(hosts, a, *ct[:half])
+    hosts.act(a).put({f"later-{number}": content for number, content in enumerate(ct[half:])})
+    hosts.pass_by(5 * QUIET, *two, step=10)
+    (row,) = b.world.rows(pair)
+    assert (row.state, row.generation) == ("pending", 0), "A has more of it"
+    file_what_waits(hosts, a)
+    hosts.pass_by(2 * QUIET, *two, step=10)
+    (row,) = b.world.rows(pair)
+    assert (row.state, row.generation) == ("pending", 1)
+    made = [make_pair(hosts.act(one).index, one.world.settings, row.id, 1) for one in (b, a)]
+    assert made == ["ready", "done"]
+    hosts.pass_by(2 * QUIET, *two, step=10)
+    (row,) = a.world.rows(pair)
+    assert (row.state, row.generation, row.revision) == ("ready", 1, 1)
 
 
 def seen(one: Host) -> list[Any]:
