@@ -39,6 +39,8 @@ from daemon.observing.gauges import Rarely
 from daemon.receiver.server import Receiver
 from workers import jobs
 from workers.filing.rows import insert_event
+from workers.index import tallying
+from workers.index.engine import MetadataIndex
 from workers.index.tallying import EventTally
 from workers.measuring import Counted, Measures, Timed, Totals, is_counting, read_measures
 
@@ -191,6 +193,35 @@ def test_each_event_is_counted_once_and_an_index_made_anew_begins_anew(world: Wo
     assert tally.update(world.index)["filed", ""] == 303
     with a_world(world.layout.root.parent / "other") as other:
         assert not tally.update(other.index)
+
+
+@pytest.mark.both_databases
+def test_what_was_counted_is_noted_and_a_later_start_reads_only_what_came_since(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tallying, "_NOTED_EVENTS", 10)
+    monkeypatch.setattr(tallying, "_PAGE_ROWS", 4)
+    with world.index.write() as connection:
+        for number in range(21):
+            insert_event(connection, "conflict", "2026", code=f"code-{number % 2}")
+    counts = EventTally().update(world.index)
+    assert sorted(counts.values()) == [10, 11]
+    read: list[int] = []
+    really = EventTally._count_page
+
+    def counted(self: EventTally, index: MetadataIndex, until: int) -> int:
+        read.append(self._after)
+        return really(self, index, until)
+
+    monkeypatch.setattr(EventTally, "_count_page", counted)
+    again = EventTally()
+    assert again.update(world.index) == counts
+    assert read, "what came behind the note is read"
+    assert min(read) >= 12
+    read.clear()
+    monkeypatch.setattr(tallying, "_COUNTED", (*tallying._COUNTED, "another-kind"))
+    assert EventTally().update(world.index) == counts
+    assert min(read) == 0, "another version counted other events"
 
 
 def test_codes_that_are_none_of_ours_make_no_endless_list(world: World) -> None:
