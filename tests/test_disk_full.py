@@ -3,16 +3,20 @@
 import json
 import os
 import re
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 import redis
 import sqlalchemy as sa
+from conftest import missing
+from databases import server_programs, serving
 from disks import Disk, small_disk
-from filing_world import World, a_world, encoded, small_instances, tiny
+from filing_world import MEMORY, World, a_world, encoded, small_instances, tiny
 from installation import AE_TITLE, Installation, dcmtk
 from pydicom.uid import UID
 from running import Running, petct, running, wait_until
@@ -216,6 +220,30 @@ def test_an_index_whose_disk_is_full_stops_filing_cleanly_and_goes_on(
             disk.resize(64)
             assert world.file_all().filed == 400
             world.check()
+
+
+def test_a_postgresql_whose_disk_is_full_stops_filing_cleanly_and_goes_on(tmp_path: Path) -> None:
+    programs = server_programs()
+    if programs is None or not MEMORY.exists():
+        missing("a PostgreSQL server")
+    with TemporaryDirectory(dir=MEMORY) as folder, small_disk(Path(folder, "disk"), 24) as disk:
+        Path(folder).chmod(0o755)
+        with serving(programs) as server:  # behind the disk: it sees the mounts of its parent
+            if os.getuid() == 0:
+                shutil.chown(disk.place, "postgres", "postgres")
+            server.make_template()
+            server.tell(f"CREATE TABLESPACE small LOCATION '{disk.place}'")
+            url = server.create("small")
+            server.tell("ALTER DATABASE small SET TABLESPACE small")
+            with a_world(tmp_path / "root", index={"url": url}) as world:
+                put_all(world, small_instances(tmp_path / "made", 400))
+                disk.fill()
+                with pytest.raises(StoreUnavailable, match="the database's disk is full"):
+                    world.file()
+                assert world.waiting()
+                disk.free()
+                assert world.file_all().filed == 400
+                world.check()
 
 
 def test_the_sweeper_outlives_a_full_index_disk_and_says_so_once(

@@ -31,7 +31,7 @@ from workers.index import postgresql as ours
 from workers.index.engine import asking, open_index, prepare_index
 from workers.index.hosts import beat, claim_spool
 from workers.index.seen import list_hosts
-from workers.index.tables import event, study
+from workers.index.tables import event, meta, study
 from workers.jobs import configure, file_entries
 from workers.queues import JOB_VERSION
 
@@ -155,6 +155,7 @@ def test_who_waited_for_the_lock_sees_what_was_written_whatever_the_database_pre
 def test_times_are_understood_whatever_the_database_writes_them_like(world: World) -> None:
     prefer(world, "datestyle = 'German'")
     with world.index.write() as connection:
+        connection.execute(meta.delete().where(meta.c.key == "spool_id"))
         claim_spool(connection, "a", "0" * 32)
         assert beat(connection, "a", 0, None)
     with world.index.read() as connection:
@@ -164,9 +165,9 @@ def test_times_are_understood_whatever_the_database_writes_them_like(world: Worl
 
 def prefer(world: World, setting: str) -> None:
     """Let the database have a setting of its own, for connections to come."""
-    with world.index.write() as connection:
-        name = connection.execute(sa.text("SELECT current_database()")).scalar()
-        connection.exec_driver_sql("DELETE FROM meta WHERE key = 'spool_id'")
+    engine = world.index.engine
+    with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+        name = connection.exec_driver_sql("SELECT current_database()").scalar()
         connection.exec_driver_sql(f"ALTER DATABASE {name} SET {setting}")
     world.let_go()
 

@@ -33,6 +33,8 @@ NO_LINK_ERRORS = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP)
 
 _FULL_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _FULL_WORDS = ("database or disk is full", "attempt to write a readonly database")
+_FULL_STATE = "53100"
+"""PostgreSQL's SQLSTATE, whose words are in its own language."""
 
 
 def why_full(error: BaseException) -> str | None:
@@ -42,6 +44,8 @@ def why_full(error: BaseException) -> str | None:
     """
     if isinstance(error, OSError):
         return error.strerror if error.errno in _FULL_ERRORS else None
+    if getattr(getattr(error, "orig", None), "sqlstate", None) == _FULL_STATE:
+        return "the database's disk is full"
     words = str(error)  # SQLite's own
     return next((one for one in _FULL_WORDS if one in words), None)
 
