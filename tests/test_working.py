@@ -14,8 +14,9 @@ from running import alive, children_of, descendants_of, petct, running, wait_unt
 from working_world import job_worker, lines, put
 
 from config.settings import load_settings
+from daemon.job_queue import requeue_orphans
 from daemon.valkey import answers
-from daemon.working import make_worker, requeue_orphans
+from daemon.working import make_worker
 from workers.queues import FILING, PAIRING, connect, idle, socket_path
 
 

@@ -19,7 +19,7 @@ JOBS = """
 import os, pathlib, time
 from config.logs import configure_logging
 from config.settings import load_settings
-from daemon import working
+from daemon import job_queue, working
 
 ALLOWED = frozenset({"jobs_for_tests.note", "jobs_for_tests.hang", "jobs_for_tests.fail"})
 
@@ -48,7 +48,8 @@ def main(root, queue, drain, given):
     settings = load_settings(root=pathlib.Path(root))
     configure_logging(settings.logging)
     working.FilingWorker, working.PairingWorker = Filing, Pairing
-    working.WatchedQueue.is_ours = staticmethod(lambda *_: True)  # only the list above counts here
+    # only the list above counts here
+    job_queue.WatchedQueue.is_ours = staticmethod(lambda *_: True)
     if host := given.get("host"):
         import socket
         socket.gethostname = lambda: host
