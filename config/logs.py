@@ -15,7 +15,7 @@ import time
 from types import TracebackType
 from typing import Any, TextIO
 
-from config.tables import LoggingSettings
+from config.tables.telling import LoggingSettings
 
 _Failure = tuple[type[BaseException], BaseException, TracebackType | None]
 

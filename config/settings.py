@@ -17,25 +17,23 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from config.errors import BadValue, ConfigUnreadable, UnknownKey
 from config.layout import Layout
-from config.tables import (
+from config.tables.intake import (
     CommitmentSettings,
+    ReceiverSettings,
+    SourcePolicy,
+    SpoolSettings,
+    WatchSettings,
+)
+from config.tables.servers import IndexSettings, RedisSettings
+from config.tables.telling import LoggingSettings, MirrorSettings, NotifySettings, WebSettings
+from config.tables.work import (
     CompletenessSettings,
     DeidentifySettings,
     FilesSettings,
     FilingSettings,
-    IndexSettings,
     LabelsSettings,
-    LoggingSettings,
-    MirrorSettings,
-    NotifySettings,
     PairingSettings,
     PathSettings,
-    ReceiverSettings,
-    RedisSettings,
-    SourcePolicy,
-    SpoolSettings,
-    WatchSettings,
-    WebSettings,
 )
 
 ENV_PREFIX = "PETCT_INGEST_"

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from config.layout import Layout
 from config.logs import get_logger
-from config.tables import SpoolSettings
+from config.tables.intake import SpoolSettings
 from workers.durable import FreeSpace
 from workers.errors import StoreUnavailable
 from workers.identity import PinnedStores

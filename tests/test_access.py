@@ -14,7 +14,7 @@ from pynetdicom import AE
 from pynetdicom.pdu import A_ASSOCIATE_RJ
 from running import wait_until
 
-from config.tables import ReceiverSettings
+from config.tables.intake import ReceiverSettings
 from daemon.receiver import lobby, refusals
 from daemon.receiver.access import (
     Asked,

@@ -13,7 +13,7 @@ from running import wait_until
 
 from config.logs import get_logger
 from config.settings import Settings
-from config.tables import WatchSettings
+from config.tables.intake import WatchSettings
 from daemon import dispatcher, refilling
 from daemon.dispatcher import Dispatcher
 from daemon.watcher import folder as folders

@@ -35,7 +35,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydicom import dcmread
 
-from config.tables import CommitmentSettings, PeerSettings, SourcePolicy
+from config.tables.intake import CommitmentSettings, PeerSettings, SourcePolicy
 from daemon.sweeper import Sweeper
 from workers import clock
 from workers.commitment import deciding, undelivered

@@ -23,7 +23,7 @@ from pynetdicom.dimse_primitives import N_ACTION
 from pynetdicom.sop_class import CTImageStorage, StorageCommitmentPushModel, Verification
 from running import petct, running, wait_until
 
-from config.tables import CommitmentSettings, PeerSettings
+from config.tables.intake import CommitmentSettings, PeerSettings
 from daemon.receiver import reporting
 from daemon.receiver.established import MOST_HANDED_OVER_BYTES
 from daemon.receiver.server import Receiver

@@ -193,7 +193,7 @@ def test_the_labels_of_a_path() -> None:
 
 
 def make_pattern() -> str:
-    from config.tables import LabelsSettings
+    from config.tables.work import LabelsSettings
 
     return LabelsSettings().pattern
 

@@ -28,7 +28,7 @@ from running import WITHOUT_PAGE, wait_until
 from typer.testing import CliRunner
 
 from config.settings import load_settings
-from config.tables import CommitmentSettings, ReceiverSettings
+from config.tables.intake import CommitmentSettings, ReceiverSettings
 from daemon.cli import app as frame
 from daemon.receiver import access, asking, commitment, lobby, negotiation, part10, storing, tls
 from daemon.receiver.listening import BACKLOG

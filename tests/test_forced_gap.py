@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from config.tables import PairingSettings
+from config.tables.work import PairingSettings
 from workers.pairing.evidence import Override
 from workers.pairing.load import load_pair
 from workers.pairing.offline import pair_folder

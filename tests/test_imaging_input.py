@@ -21,7 +21,7 @@ from pydicom import Dataset, dcmread
 from referring import segmentation, structure_set
 from running import Running, petct, wait_until
 
-from config.tables import PairingSettings
+from config.tables.work import PairingSettings
 from workers.deidentify.removed import OF_DATA2BIDS
 from workers.deidentify.rules import REPLACED
 from workers.pairing.load import load_pair

@@ -15,7 +15,7 @@ import pytest
 from filing_world import a_world, changed, other_pixels, small_instances
 
 from config.logs import configure_logging, get_logger, short
-from config.tables import LoggingSettings
+from config.tables.telling import LoggingSettings
 from daemon.processes import log_failing_threads
 from workers.filing import taking
 from workers.jobs import configure, file_now

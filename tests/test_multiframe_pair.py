@@ -8,7 +8,7 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-from config.tables import PairingSettings
+from config.tables.work import PairingSettings
 from workers.pairing.load import load_pair
 from workers.pairing.offline import pair_folder
 from workers.phantom.study import PhantomSpec, make_study, write_study

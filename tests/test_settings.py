@@ -12,7 +12,7 @@ from conftest import PROJECT
 
 from config.errors import BadValue, ConfigError, ConfigUnreadable, UnknownKey
 from config.settings import Settings, known_keys, load_settings
-from config.tables import SourcePolicy, WatchSettings
+from config.tables.intake import SourcePolicy, WatchSettings
 
 DEFAULT = PROJECT / "config" / "default.toml"
 COMMENTED = re.compile(r"^# (\[\[?\w+\]\]?|\w+ = .*)$")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pydicom import Dataset, dcmread
 
-from config.tables import PairingSettings
+from config.tables.work import PairingSettings
 from workers.pairing.offline import pair_folder
 from workers.phantom.spec import PhantomSpec
 from workers.phantom.study import write_study

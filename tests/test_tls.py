@@ -18,7 +18,7 @@ from pynetdicom import AE
 from running import petct, running, wait_until
 
 from config.settings import load_settings
-from config.tables import TlsSettings
+from config.tables.intake import TlsSettings
 from daemon.errors import TlsUnusable
 from daemon.receiver import lobby
 from daemon.receiver.server import Receiver

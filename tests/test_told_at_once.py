@@ -10,7 +10,7 @@ import pytest
 from running import petct, running, wait_until
 
 from config.logs import short
-from config.tables import WatchSettings
+from config.tables.intake import WatchSettings
 from daemon.receiver.server import trouble_file
 from daemon.watcher.watching import run_watcher
 

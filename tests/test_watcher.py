@@ -20,7 +20,7 @@ from conftest import PROJECT, QueueServer, missing
 from running import wait_until
 
 from config.settings import Settings
-from config.tables import WatchSettings
+from config.tables.intake import WatchSettings
 from daemon.watcher import folder as watched_folder
 from daemon.watcher import watching
 from daemon.watcher.counting import count_unclaimed

@@ -17,7 +17,7 @@ from running import petct, wait_until
 from web_serving import Served, quick_hash, served
 
 from config.settings import Settings, load_settings
-from config.tables import WebSettings
+from config.tables.telling import WebSettings
 from daemon.errors import AccessUnusable
 from daemon.web.access import csrf, limiting, sessions
 from daemon.web.access.assembling import access_middleware

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from config.tables import LabelsSettings
+from config.tables.work import LabelsSettings
 from daemon.cli.escaping import plain
 from daemon.cli.options import Config, Json, Root, settings_of
 from daemon.cli.progress import progress

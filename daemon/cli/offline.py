@@ -109,7 +109,7 @@ def pair(
     as_json: Json = False,
 ) -> None:
     """Pair the CT and PET of any DICOM folder into OUT; exit code 3 when it is held."""
-    from config.tables import PairingSettings
+    from config.tables.work import PairingSettings
     from workers.pairing.evidence import Override
     from workers.pairing.offline import pair_folder
 

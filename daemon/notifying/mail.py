@@ -13,7 +13,7 @@ from email.utils import formatdate
 from types import MappingProxyType
 
 from config.settings import Settings
-from config.tables import EmailSettings
+from config.tables.telling import EmailSettings
 from daemon.errors import Undelivered
 from daemon.notifying.notices import Notice, Topic
 from daemon.notifying.private import read_secret

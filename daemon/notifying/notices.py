@@ -9,7 +9,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any
 
-from config.tables import NotifySettings
+from config.tables.telling import NotifySettings
 from workers.index.queries import SET_ASIDE
 from workers.pairing.held import HELD_WORDS, held_reason
 

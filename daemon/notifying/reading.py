@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from config.tables import NotifySettings
+from config.tables.telling import NotifySettings
 from daemon.notifying.notices import (
     EventRow,
     Notice,

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
-from config.tables import ReceiverSettings
+from config.tables.intake import ReceiverSettings
 
 APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
 """The only one there is (PS3.7 A.2.1)."""

@@ -19,7 +19,7 @@ from enum import StrEnum
 from typing import Any
 
 from config.logs import get_logger
-from config.tables import ReceiverSettings
+from config.tables.intake import ReceiverSettings
 from daemon.receiver.access import (
     Counts,
     address_allowed,

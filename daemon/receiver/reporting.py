@@ -23,7 +23,7 @@ from pynetdicom.sop_class import StorageCommitmentPushModel  # type: ignore[attr
 
 from config.layout import Layout
 from config.logs import get_logger, short
-from config.tables import CommitmentSettings, PeerSettings
+from config.tables.intake import CommitmentSettings, PeerSettings
 from daemon.receiver.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from daemon.receiver.talking import CONTEXT, Talk
 from workers import clock

@@ -17,7 +17,7 @@ from pynetdicom.presentation import VerificationPresentationContexts
 from config.layout import Layout
 from config.logs import get_logger
 from config.settings import Settings
-from config.tables import ReceiverSettings
+from config.tables.intake import ReceiverSettings
 from daemon.dispatcher import Dispatcher
 from daemon.processes import Notifier
 from daemon.receiver.associations import Associations

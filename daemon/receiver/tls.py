@@ -13,7 +13,7 @@ import ssl
 from pathlib import Path
 
 from config.logs import get_logger
-from config.tables import TlsSettings
+from config.tables.intake import TlsSettings
 from daemon.errors import TlsUnusable
 
 LOOK_SECONDS = 1.0

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from config.logs import get_logger, short
 from config.settings import Settings
-from config.tables import WatchSettings
+from config.tables.intake import WatchSettings
 from daemon.watcher.claiming import Claimer
 from daemon.watcher.emptied import QUIET_SECONDS, Drops, Emptied, remove_folders
 from daemon.watcher.gate import SpoolGate

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from config.layout import Layout
-from config.tables import SpoolSettings
+from config.tables.intake import SpoolSettings
 from daemon.room import Note, Room
 
 

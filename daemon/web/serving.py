@@ -20,7 +20,7 @@ from starlette.applications import Starlette
 from config.layout import Layout
 from config.logs import get_logger
 from config.settings import Settings
-from config.tables import WebSettings
+from config.tables.telling import WebSettings
 from daemon.errors import TlsUnusable
 from daemon.processes import Notifier
 from daemon.web.access.cookies import is_secure

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from config.settings import Settings
-from config.tables import PairingSettings
+from config.tables.work import PairingSettings
 from workers import clock
 from workers.adopting.origins import ADOPTED
 from workers.completeness.judging import PairWish, judge_studies

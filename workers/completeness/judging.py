@@ -18,7 +18,7 @@ from sqlalchemy.engine import Connection
 
 from config.logs import get_logger, short
 from config.settings import Settings
-from config.tables import PairingSettings
+from config.tables.work import PairingSettings
 from workers import clock
 from workers.completeness.evidence import (
     ReadFacts,

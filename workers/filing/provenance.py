@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from config.logs import get_logger
 from config.settings import Settings
-from config.tables import SourcePolicy
+from config.tables.intake import SourcePolicy
 from workers.spool.batches import BatchSource, read_source
 
 log = get_logger(__name__)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from config.logs import get_logger
 from config.settings import Settings
-from config.tables import SourcePolicy
+from config.tables.intake import SourcePolicy
 from workers.deidentify.notes import forget_note
 from workers.errors import CannotDeidentify, DataError, Identifiable, StoreUnavailable
 from workers.filing.examining import Instance, Skip, examine

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from config.logs import get_logger
-from config.tables import SourcePolicy
+from config.tables.intake import SourcePolicy
 from workers import clock, durable
 from workers.errors import Identifiable
 from workers.filing import quarantine

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Self
 
 from config.logs import get_logger, short
-from config.tables import MirrorSettings
+from config.tables.telling import MirrorSettings
 from workers import clock
 from workers.errors import MirrorStopped
 from workers.mirroring.planning import Part, StoredPart, Wanted, fits, judge, parts_of

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from config.tables import MirrorSettings
+from config.tables.telling import MirrorSettings
 from workers.errors import MirrorUnusable
 from workers.mirroring.planning import Part, Stored, StoredPart, content_type
 

@@ -26,7 +26,7 @@ from sqlalchemy.engine import Connection
 from config.layout import Layout
 from config.logs import get_logger, short
 from config.settings import Settings
-from config.tables import PairingSettings
+from config.tables.work import PairingSettings
 from workers import clock, durable
 from workers.completeness.judging import read_override
 from workers.errors import DataError, PairingRefused, StoreUnavailable

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from config.tables import PairingSettings
+from config.tables.work import PairingSettings
 from workers import clock
 from workers.completeness.judging import policy_of
 from workers.errors import DataError, PairingRefused, WorkersError

@@ -6,7 +6,7 @@ import re
 
 from starlette.requests import HTTPConnection
 
-from config.tables import WebSettings
+from config.tables.telling import WebSettings
 
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")
 

@@ -18,7 +18,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from config.logs import get_logger
-from config.tables import WebSettings
+from config.tables.telling import WebSettings
 from daemon.web.access.cookies import is_secure
 from daemon.web.access.visits import token_of
 from daemon.web.services import services_of

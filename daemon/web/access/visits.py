@@ -10,7 +10,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from config.tables import WebSettings
+from config.tables.telling import WebSettings
 from daemon.web.access.cookies import cookie_of, read_token
 from daemon.web.access.sessions import new_token
 
