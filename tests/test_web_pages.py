@@ -383,6 +383,9 @@ def test_a_page_of_a_hundred_thousand_studies_reads_no_more_than_the_page(tmp_pa
         ):
             _, steps = counted(world, 90_000, asked)
             assert steps * STEPS < MOST_STEPS, f"{asked}: {steps * STEPS} steps"
+        for name in ("P77777", "nobody"):
+            _, steps = counted(world, None, WantedStudies(term=name))
+            assert steps < steps_first, "who is called so is found without reading all others"
         life, steps = with_steps(world, lambda connection: life_of_study(connection, 7))
         assert life.first_received
         assert steps < steps_first, "a study's life reads what is not its own"
