@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from typing import Annotated, Any
 
 import sqlalchemy as sa
 import typer
 from rich.console import Console
 
-from config.settings import Settings
 from daemon.cli.escaping import plain
 from daemon.cli.options import Config, Json, Root, settings_of
 from daemon.cli.progress import progress
@@ -19,7 +17,7 @@ from workers.checking.checker import check
 from workers.checking.findings import Report
 from workers.checking.scene import Scene
 from workers.errors import IndexUnusable
-from workers.index.engine import MetadataIndex, open_index
+from workers.index.engine import open_index
 
 EXIT_DRIFT = 3
 """Something is wrong and was not mended; it was named."""
@@ -46,7 +44,7 @@ def check_installation(
     """
     settings = settings_of(root, config)
     try:
-        with _opened(settings) as index, progress(quiet=as_json) as step:
+        with closing(open_index(settings)) as index, progress(quiet=as_json) as step:
             scene = Scene(settings, index, checksums=checksums, repair=repair, progress=step)
             report = check(scene)
     except sa.exc.DBAPIError as error:
@@ -58,15 +56,6 @@ def check_installation(
         _print(Console(soft_wrap=True, highlight=False), report, repair=repair)
     if not report.is_clean:
         raise typer.Exit(EXIT_DRIFT)
-
-
-@contextmanager
-def _opened(settings: Settings) -> Iterator[MetadataIndex]:
-    index = open_index(settings)
-    try:
-        yield index
-    finally:
-        index.close()
 
 
 def _print(console: Console, report: Report, *, repair: bool) -> None:

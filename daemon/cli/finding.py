@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import closing
 from datetime import UTC, datetime
 from enum import StrEnum
 from itertools import islice
@@ -14,7 +14,6 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from config.settings import Settings
 from daemon.cli.escaping import plain, shown
 from daemon.cli.events import read_time
 from daemon.cli.naming import LONGEST_UID, day, words_of
@@ -23,7 +22,7 @@ from daemon.cli.sentences import tell
 from workers.completeness.role_names import Role
 from workers.errors import ExportFailed
 from workers.export.matching import check_columns, find_rows
-from workers.index.engine import MetadataIndex, open_index
+from workers.index.engine import open_index
 from workers.index.searching import WantedStudies, find_studies
 from workers.showing import show_study
 
@@ -82,7 +81,7 @@ def studies(
         since=read_time(since, now),
         until=read_time(until, now),
     )
-    with _index(settings_of(root, config)) as index:
+    with closing(open_index(settings_of(root, config))) as index:
         found = list(find_studies(index, wanted, limit))
     if as_json:
         print(json.dumps(found))
@@ -107,7 +106,7 @@ def find(
     wanted = _conditions(asked)
     if level is None:
         level = _Level.INSTANCE if _OF_ONE_INSTANCE & wanted.keys() else _Level.SERIES
-    with _index(settings_of(root, config)) as index:
+    with closing(open_index(settings_of(root, config))) as index:
         found = list(islice(find_rows(index, wanted, level.value), limit + 1))
     rows, more = found[:limit], len(found) > limit
     if as_json:
@@ -127,7 +126,7 @@ def show(
 ) -> None:
     """Show all of one study: series, roles and why, labels, folders, pair, what was set aside."""
     settings = settings_of(root, config)
-    with _index(settings) as index:
+    with closing(open_index(settings)) as index:
         known = show_study(index, settings.layout, study, files=files)
     if known is None:
         raise ExportFailed(f"no study {shown(study)}: `petct-ingest studies` lists them")
@@ -255,15 +254,6 @@ def _say(console: Console, name: str, value: Any) -> None:
     for one in value if isinstance(value, list | tuple) else [value]:
         if one not in (None, ""):
             tell(console, f"  {name:<10} ", shown(one))
-
-
-@contextmanager
-def _index(settings: Settings) -> Iterator[MetadataIndex]:
-    index = open_index(settings)
-    try:
-        yield index
-    finally:
-        index.close()
 
 
 def _console() -> Console:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from typing import Annotated, Any
 
 import typer
@@ -44,7 +44,7 @@ def list_held(
     context.obj = (root, config)
     if context.invoked_subcommand is not None:
         return
-    with _index(settings_of(root, config)) as index, index.read() as connection:
+    with closing(open_index(settings_of(root, config))) as index, index.read() as connection:
         found = list_studies(connection, state="held")
     if as_json:
         print(json.dumps([{**one["pair"], "study": one["study"]} for one in found]))
@@ -106,7 +106,7 @@ def forget(
 ) -> None:
     """Take back what was forced, chosen or given: the study is judged by its evidence alone."""
     settings = _settings(context, root, config)
-    with _index(settings) as index:
+    with closing(open_index(settings)) as index:
         wishes = forget_override(index, settings, study, acting_user())
         _tell_pair(settings, index, study, wishes, as_json)
 
@@ -121,7 +121,7 @@ def wait(
 ) -> None:
     """Wait for the rest of a study: its hard cap starts anew."""
     settings = _settings(context, root, config)
-    with _index(settings) as index:
+    with closing(open_index(settings)) as index:
         wishes = wait_longer(index, settings, study, acting_user())
         _tell_pair(settings, index, study, wishes, as_json, "the study waits again")
 
@@ -139,7 +139,7 @@ def list_quarantine(
     if context.invoked_subcommand is not None:
         return
     settings = settings_of(root, config)
-    with _index(settings) as index, index.read() as connection:
+    with closing(open_index(settings)) as index, index.read() as connection:
         found = list_set_aside(connection, limit=limit)
     if as_json:
         print(json.dumps(found))
@@ -176,7 +176,7 @@ def retry(
     if everything == (entry is not None):
         raise typer.BadParameter("give ENTRY or --all")
     settings = _settings(context, root, config)
-    with _index(settings) as index:
+    with closing(open_index(settings)) as index:
         if entry is None:
             given, left = _retry_all(settings, index)
         else:
@@ -204,7 +204,7 @@ def drop(
     settings = _settings(context, root, config)
     if not yes:
         typer.confirm(f"Delete {entry} for good?", abort=True, err=True)
-    with _index(settings) as index:
+    with closing(open_index(settings)) as index:
         drop_entry(index, settings.layout, entry, acting_user())
     if as_json:
         print(json.dumps({"dropped": entry}))
@@ -223,7 +223,7 @@ def _retry_all(settings: Settings, index: MetadataIndex) -> tuple[int, int]:
 
 
 def _override(settings: Settings, study: str, given: Override, as_json: bool) -> None:
-    with _index(settings) as index:
+    with closing(open_index(settings)) as index:
         wishes = override_pair(index, settings, study, given, acting_user())
         _tell_pair(settings, index, study, wishes, as_json)
 
@@ -248,15 +248,6 @@ def _tell_pair(
     console.print(f"{done}; the pair is now {pair.get('state')}")
     for reason in pair.get("reasons", ()):
         tell(console, "  ", shown(reason))
-
-
-@contextmanager
-def _index(settings: Settings) -> Iterator[MetadataIndex]:
-    index = open_index(settings)
-    try:
-        yield index
-    finally:
-        index.close()
 
 
 def _settings(context: typer.Context, root: Any, config: Any) -> Settings:
