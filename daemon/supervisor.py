@@ -8,27 +8,26 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import select
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from enum import IntEnum
 from pathlib import Path
 
 from config.logs import get_logger
 from config.settings import Settings
-from daemon.errors import AlreadyRunning, DaemonError
+from daemon.errors import AlreadyRunning
+from daemon.hearing import STOPS, listening, messages, read_signals, signals
+from daemon.planning import Role, Stage, plan_roles, plan_workers
 from daemon.processes import Notifier, die_with_parent
 from daemon.valkey import answers
 from workers.durable import try_lock
 from workers.errors import IndexUnreached
-from workers.queues import FILING, PAIRING, remove_socket_folder, socket_path
+from workers.queues import remove_socket_folder, socket_path
 
 FIRST_DELAY_SECONDS = 0.2
 LONGEST_DELAY_SECONDS = 30.0
@@ -41,96 +40,10 @@ _SOCKET_SECONDS = 5.0
 
 _URGED_SECONDS = 2.0
 """So long after its second signal a process may still be there: a worker queues its job again."""
-_DRAIN_SECONDS = 120.0
-
-_CREDENTIALS = struct.Struct("3i")
 _INHERITED = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID")
 """What systemd said to this process alone."""
 
 log = get_logger(__name__)
-
-
-class Stage(IntEnum):
-    """When a role is stopped: what comes in first, what others need last."""
-
-    INTAKE = 0
-    WORK = 1
-    SWEEP = 2
-    SERVER = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Role:
-    """One process to keep running: its arguments, and how long it may take to stop."""
-
-    name: str
-    arguments: tuple[str, ...]
-    stage: Stage
-    stop_seconds: float
-    awaited: bool = True
-    """Whether the installation is not ready without it."""
-    ends: bool = False
-    """Whether it ends by itself, with 0, and is not started again then."""
-
-
-def plan_workers(queue: str, count: int, *, drain: bool = False) -> tuple[Role, ...]:
-    """Return so many workers of a queue, each knowing how many they are."""
-    options = ("--beside", str(count), *(("--drain",) if drain else ()))
-    return tuple(
-        Role(
-            f"{queue}-{number}", ("work", _named(queue, number), *options), Stage.WORK,
-            _DRAIN_SECONDS, ends=drain,
-        )
-        for number in range(1, count + 1)
-    )  # fmt: skip
-
-
-def plan_roles(settings: Settings, only: Collection[str] = ()) -> tuple[Role, ...]:
-    """Return the roles of one machine in the order of their start.
-
-    `only` names the roles to keep (`receive`, `watch`, `filing`, …); all when empty.
-    """
-    receiving = settings.receiver.stop_seconds + 5
-    roles = [
-        Role("valkey", ("valkey",), Stage.SERVER, 5),
-        Role("sweep", ("sweep",), Stage.SWEEP, 10),
-        Role(
-            "receive",
-            ("receive", "--host", settings.receiver.host, "--port", str(settings.receiver.port)),
-            Stage.INTAKE,
-            receiving,
-        ),
-        Role("watch", ("watch",), Stage.INTAKE, 15),
-        *(
-            Role(f"{queue}-{number}", ("work", _named(queue, number)), Stage.WORK, 30)
-            for queue, count in (
-                (FILING, settings.filing.workers),
-                (PAIRING, settings.pairing.workers if settings.pairing.enabled else 0),
-            )
-            for number in range(1, count + 1)
-        ),
-    ]
-    if settings.web.enabled:
-        roles.append(Role("web", ("web",), Stage.SWEEP, 10, awaited=False))
-    if settings.notify.enabled:
-        roles.append(Role("notify", ("notify",), Stage.SWEEP, 10, awaited=False))
-    if settings.mirror.enabled:
-        roles.append(Role("mirror", ("mirror",), Stage.SWEEP, 10, awaited=False))
-    if settings.redis.url:
-        roles = [role for role in roles if role.name != "valkey"]
-    if only:
-        known = {role.name.split("-")[0] for role in roles}
-        strange = set(only) - known
-        if strange:
-            there = ", ".join(sorted(known))
-            raise DaemonError(f"no such role: {', '.join(sorted(strange))}; there are {there}")
-        roles = [role for role in roles if role.name.split("-")[0] in only]
-    return tuple(roles)
-
-
-def _named(queue: str, number: int) -> str:
-    """Name a worker of a queue: the starts of each are counted by themselves."""
-    return queue if number == 1 else f"{queue}-{number}"
 
 
 def restart_delay(deaths: int) -> float:
@@ -178,11 +91,11 @@ class Supervisor:
         end by themselves; call it in the main thread.
         """
         notifier = Notifier.from_environment()
-        with _listening() as (ears, address), _signals() as wake:
+        with listening() as (ears, address), signals() as wake:
             environment = {k: v for k, v in os.environ.items() if k not in _INHERITED}
             environment["NOTIFY_SOCKET"] = address
             announced = False
-            while self.children and not (_read_signals(wake) & _STOPS):
+            while self.children and not (read_signals(wake) & STOPS):
                 self._hear(ears)
                 self._reap(time.monotonic())
                 self._start_due(time.monotonic(), environment)
@@ -242,7 +155,7 @@ class Supervisor:
         )
 
     def _hear(self, ears: socket.socket) -> None:
-        for process, text in _messages(ears):
+        for process, text in messages(ears):
             for child in self.children:
                 if child.process is not None and child.process.pid == process:
                     self._heard(child, text.splitlines())
@@ -314,7 +227,7 @@ class Supervisor:
             began = time.monotonic()
             urged: dict[str, float] = {}
             while waiting := [c for c in here if c.process and c.process.poll() is None]:
-                hurry = hurry or bool(_read_signals(wake) & _STOPS)
+                hurry = hurry or bool(read_signals(wake) & STOPS)
                 now = time.monotonic()
                 for child in waiting:
                     if child.role.name not in urged:
@@ -379,62 +292,6 @@ def _root_lock(path: Path) -> Iterator[None]:
         file.write(f"{os.getpid()}\n")
         file.flush()
         yield
-
-
-_STOPS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[socket.socket]:
-    """Turn signals into bytes on a socket; nothing happens inside a handler."""
-    reading, writing = socket.socketpair()
-    reading.setblocking(False)
-    writing.setblocking(False)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)  # whoever started us may have blocked them
-    before = {}
-    for number in (*_STOPS, signal.SIGCHLD):
-        if number is signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
-            continue  # nohup
-        before[number] = signal.signal(number, lambda *_: None)
-    wakeup = signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
-    try:
-        yield reading
-    finally:
-        signal.set_wakeup_fd(wakeup)
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        reading.close()
-        writing.close()
-
-
-def _read_signals(wake: socket.socket) -> set[int]:
-    try:
-        return set(wake.recv(4096))
-    except BlockingIOError:
-        return set()
-
-
-@contextlib.contextmanager
-def _listening() -> Iterator[tuple[socket.socket, str]]:
-    """Open the socket that children tell their state to, as systemd does; yield it and its name."""
-    name = f"petct-ingest-{os.getpid()}-{secrets.token_hex(8)}"
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as ears:
-        ears.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        ears.bind("\0" + name)  # no file: it goes with the process
-        yield ears, "@" + name
-
-
-def _messages(ears: socket.socket) -> Iterator[tuple[int, str]]:
-    """Yield what children said, with the process id that Linux vouches for."""
-    while True:
-        try:
-            text, extra, _, _ = ears.recvmsg(4096, socket.CMSG_SPACE(_CREDENTIALS.size))
-        except BlockingIOError:
-            return
-        for level, kind, data in extra:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
-                process, _, _ = _CREDENTIALS.unpack(data[: _CREDENTIALS.size])
-                yield process, text.decode("utf-8", "replace")
 
 
 def _send(child: Child, number: signal.Signals) -> None:

@@ -15,7 +15,7 @@ from running import petct, running, wait_until
 
 from config.settings import load_settings
 from daemon.cli.app import COMMANDS
-from daemon.supervisor import plan_roles
+from daemon.planning import plan_roles
 from workers.index.engine import prepare_index
 from workers.spool.notes import take_notes
 

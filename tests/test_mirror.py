@@ -30,7 +30,7 @@ from daemon.cli.app import app
 from daemon.errors import AlreadyRunning
 from daemon.looking import look
 from daemon.mirroring import mirror_once, pause_after, run_mirror
-from daemon.supervisor import plan_roles
+from daemon.planning import plan_roles
 from workers.completeness.judging import judge_studies
 from workers.completeness.overriding import override_pair
 from workers.durable import sha256_of

@@ -32,7 +32,7 @@ from daemon.notifying.notices import Notice, Topic
 from daemon.notifying.pacing import LONGEST_PAUSE_SECONDS, Pace
 from daemon.notifying.telling import senders_of
 from daemon.notifying.webhook import MOST_NOTICES, Webhook, signed_headers
-from daemon.supervisor import plan_roles
+from daemon.planning import plan_roles
 from workers.durable import FreeSpace
 from workers.filing.rows import insert_event
 from workers.index.marks import forget_marks

@@ -15,13 +15,12 @@ from running import alive, children_of, descendants_of, petct, running, wait_unt
 from config.settings import load_settings
 from daemon import demo
 from daemon.errors import DaemonError
+from daemon.planning import Stage, plan_roles
 from daemon.supervisor import (
     FIRST_DELAY_SECONDS,
     LONGEST_DELAY_SECONDS,
     STEADY_SECONDS,
-    Stage,
     deaths_after,
-    plan_roles,
     restart_delay,
 )
 from daemon.valkey import answers
@@ -92,7 +91,8 @@ import signal, sys, time
 from pathlib import Path
 from config.settings import load_settings
 from config.logs import configure_logging
-from daemon.supervisor import Role, Stage, Supervisor
+from daemon.planning import Role, Stage
+from daemon.supervisor import Supervisor
 
 CHILD = '''
 import os, signal, sys, time

@@ -15,7 +15,7 @@ from conftest import PROJECT, missing
 from running import petct, running, wait_until
 
 from daemon.cli.app import COMMANDS
-from daemon.supervisor import plan_roles
+from daemon.planning import plan_roles
 from daemon.valkey import answers
 from workers.index.engine import prepare_index
 from workers.queues import socket_path
