@@ -117,12 +117,17 @@ def _database_of(request: pytest.FixtureRequest) -> Iterator[str]:
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     """An installation below tmp_path: free ports, little reserve, folders and identity made."""
+    return an_installation(tmp_path / "root")
+
+
+def an_installation(root: Path) -> Settings:
+    """Make what `settings` is, below `root`."""
     settings = load_settings(
-        root=tmp_path / "root",
+        root=root,
         overrides={
             "receiver": {"port": 0, "stop_seconds": 10},
             "spool": {"minimum_free_mb": 1, "minimum_free_inodes": 1},
-            **databases.index_of(tmp_path / "root"),
+            **databases.index_of(root),
         },
         environ={},
     )

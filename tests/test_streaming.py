@@ -12,6 +12,7 @@ import tracemalloc
 
 import pytest
 import wire
+from conftest import an_installation
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -312,21 +313,7 @@ def test_idle_associations_cost_next_to_nothing(receive):
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
     """Settings for one receiver that gets many inputs."""
-    from config.settings import load_settings
-    from workers.identity import give_identity
-
-    settings = load_settings(
-        root=tmp_path_factory.mktemp("fuzz") / "root",
-        overrides={
-            "receiver": {"port": 0},
-            "spool": {"minimum_free_mb": 1, "minimum_free_inodes": 1},
-        },
-        environ={},
-    )
-    settings.layout.make_private()
-    give_identity(settings.layout.spool)
-    give_identity(settings.layout.archive)
-    return settings
+    return an_installation(tmp_path_factory.mktemp("fuzz") / "root")
 
 
 PIECES = st.one_of(

@@ -10,6 +10,7 @@ import socket
 
 import pytest
 import wire
+from conftest import an_installation
 from pynetdicom import AE, _config, evt
 from pynetdicom.pdu_primitives import (
     SOPClassCommonExtendedNegotiation,
@@ -20,9 +21,7 @@ from pynetdicom.presentation import build_role
 from running import wait_until
 from wire import COMMAND, LAST, Peer, data_set, element, number, p_data, pdv, store
 
-from config.settings import load_settings
 from daemon.receiver.server import Receiver
-from workers.identity import give_identity
 from workers.spool.batches import waiting_entries
 
 MR = "1.2.840.10008.5.1.4.1.1.4"
@@ -81,17 +80,7 @@ class TheirScp:
 @pytest.fixture(scope="module")
 def scps(tmp_path_factory):
     """Both, for all tests of this module: starting and stopping takes longer than they do."""
-    settings = load_settings(
-        root=tmp_path_factory.mktemp("scp") / "root",
-        overrides={
-            "receiver": {"port": 0},
-            "spool": {"minimum_free_mb": 1, "minimum_free_inodes": 1},
-        },
-        environ={},
-    )
-    settings.layout.make_private()
-    give_identity(settings.layout.spool)
-    give_identity(settings.layout.archive)
+    settings = an_installation(tmp_path_factory.mktemp("scp") / "root")
     theirs = TheirScp()
     with Receiver(settings, lambda _: None) as receiver:
         yield {"ours": OurScp(receiver, settings.layout), "pynetdicom's own": theirs}
