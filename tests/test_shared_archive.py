@@ -2,6 +2,7 @@
 
 import errno
 import os
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from filing_world import (
     encoded,
     end_of_child,
     make_world,
+    settings_for,
     small_instances,
     start_child,
 )
@@ -33,6 +35,7 @@ from workers.commitment import evidence
 from workers.completeness.judging import judge_studies
 from workers.errors import StoreUnavailable
 from workers.filing.entering import Entrance
+from workers.index.engine import prepare_index
 from workers.index.tables import instance, pair
 from workers.pairing import making
 from workers.pairing.exchanging import finish_exchanges
@@ -99,6 +102,17 @@ def test_an_instance_that_two_hosts_receive_at_once_is_filed_once(
         assert world.waiting() == []
         report = check(Scene(world.settings, world.index, checksums=True, sleep=lambda _: None))
         assert report.left == 0, report
+
+
+@pytest.mark.both_databases
+def test_a_host_that_only_pairs_starts_while_another_writes(
+    tmp_path: Path, two: list[World]
+) -> None:
+    settings = settings_for(tmp_path / "root-d", **settings_of(tmp_path, ""))
+    with two[0].index.write():
+        began = time.monotonic()
+        prepare_index(settings).close()
+        assert time.monotonic() - began < 20, "who writes may do so for 30 s"
 
 
 def test_what_a_host_queued_before_it_had_a_name_is_dropped(valkey: QueueServer) -> None:

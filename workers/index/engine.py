@@ -182,8 +182,15 @@ def _engine(settings: Settings, *, migrating: bool = False) -> Engine:
 
 
 def _know_stores(engine: Engine, settings: Settings) -> None:
+    """Let the index know archive and spool, or a host's name; where it does, wait for no writer."""
     layout = settings.layout
-    with MetadataIndex(engine).write() as connection:
+    index = MetadataIndex(engine)
+    with index.read() as connection:
+        known = set(connection.execute(sa.select(tables.meta.c.key)).scalars())
+        has_spool = "spool_id" in known or has_hosts(connection)
+    if "archive_id" in known and has_spool and not settings.spool.name:
+        return
+    with index.write() as connection:
         known = set(connection.execute(sa.select(tables.meta.c.key)).scalars())
         if "archive_id" not in known:
             identity = give_archive_identity(layout)
