@@ -16,6 +16,7 @@ from workers import clock
 from workers.adopting.finishing import restore_overrides
 from workers.completeness.judging import judge_studies
 from workers.completeness.overriding import (
+    NoSuchNumber,
     NoSuchStudy,
     forget_override,
     override_pair,
@@ -128,6 +129,18 @@ def test_a_series_of_an_unrelated_patient_is_not_paired_by_its_uid(
     with contextlib.suppress(NoSuchStudy):  # refused outright is as good
         override_pair(world.index, world.settings, SPEC.uid(), given)
     assert the_pair(world).ct != ct.series_uid
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), 0.0, -70.0])
+def test_a_number_that_nothing_has_is_refused_and_nothing_recorded(
+    world: World, number: float
+) -> None:
+    uid = make_study(SPEC).study_uid
+    for given in (Override(weight_kg=number), Override(dose_bq=number, forced=True)):
+        with pytest.raises(NoSuchNumber, match="is none"):
+            override_pair(world.index, world.settings, uid, given)
+    assert the_pair(world).override is None
+    assert not [fact for fact in read_facts(world.layout.archive) if fact["kind"] == "override"]
 
 
 def test_waiting_longer_starts_the_hard_cap_anew(world: World) -> None:

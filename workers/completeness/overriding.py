@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -32,6 +33,10 @@ class NoSuchStudy(WorkersError):
     """The index knows no such study, or no such series in it."""
 
 
+class NoSuchNumber(WorkersError):
+    """A weight or dose that nothing has; it would stand in the journal for good."""
+
+
 def override_pair(
     index: MetadataIndex,
     settings: Settings,
@@ -44,8 +49,12 @@ def override_pair(
 
     `by` is who said it, for the audit.
 
-    Raises NoSuchStudy for an unknown study, or a PET or CT that the index does not have.
+    Raises NoSuchStudy for an unknown study, or a PET or CT that the index does not have, and
+    NoSuchNumber for a weight or dose that is not finite and above 0.
     """
+    for what, number in (("weight", given.weight_kg), ("dose", given.dose_bq)):
+        if number is not None and not 0 < number < math.inf:
+            raise NoSuchNumber(f"a {what} of {number:g} is none")
     with index.read() as connection:
         study_id, before = _said_before(connection, study_uid)
         for uid in filter(None, (given.pet, given.ct)):
