@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from filing_world import FOLDER, World, changed, encoded, make_world, other_pixels
+from filing_world import FOLDER, World, a_world, changed, encoded, make_world, other_pixels
 from typer.testing import CliRunner, Result
 
 from daemon.cli.app import app
@@ -158,7 +159,21 @@ def test_a_star_stands_for_anything_and_other_signs_for_themselves(site: World) 
     assert of(modality="CT", instances=str(CT.count)) == {CT.series_uid}
 
 
+@pytest.mark.parametrize("length", [12, 256, 257, 30_000])
 @pytest.mark.both_databases
+def test_a_study_is_found_by_a_description_of_any_length(tmp_path: Path, length: int) -> None:
+    """PostgreSQL indexes no long text; digits at random, which it cannot make short."""
+    words = random.Random(length).randbytes(length).hex()[:length]
+    with a_world(tmp_path / "site") as world:
+        world.put({"one": encoded(ALONE.named("CT IMAGES").dataset(0))})
+        world.file()
+        with world.index.write() as connection:
+            connection.execute(study.update().values(study_description=words))
+        assert len(list(find_studies(world.index, WantedStudies(term=words), 9))) == 1
+        assert len(list(find_studies(world.index, WantedStudies(term=f"{words[:9]}*"), 9))) == 1
+        assert not list(find_studies(world.index, WantedStudies(term=words[1:]), 9))
+
+
 def test_an_instance_is_found_by_its_uid(site: World) -> None:
     uid = PET.dataset(3).SOPInstanceUID
     (row,) = json.loads(run(site, "find", f"instance_uid={uid}", "--json"))

@@ -11,7 +11,15 @@ from sqlalchemy.engine import Connection
 
 from workers.index.engine import MetadataIndex
 from workers.index.queries import SET_ASIDE, list_studies
-from workers.index.tables import arrival, folder, instance, pair, series, study
+from workers.index.tables import (
+    SHORT_DESCRIPTION,
+    arrival,
+    folder,
+    instance,
+    pair,
+    series,
+    study,
+)
 
 _STUDIES_A_PAGE = 200
 MOST_SET_ASIDE = 10_000
@@ -78,11 +86,11 @@ def matches(column: sa.ColumnElement[Any], pattern: str) -> sa.ColumnElement[boo
 def _is_called(term: str) -> sa.ColumnElement[bool]:
     """Ask for studies that one of their names stands for."""
     called = sa.alias(study)
-    own = (
-        called.c.study == term,
-        matches(called.c["patient_ID"], term),
-        matches(called.c.study_description, term),
-    )
+    described = matches(called.c.study_description, term)
+    if len(term) <= SHORT_DESCRIPTION and "*" not in term:
+        length = sa.func.length(called.c.study_description)
+        described &= length <= sa.literal_column(str(SHORT_DESCRIPTION))  # as its index says
+    own = (called.c.study == term, matches(called.c["patient_ID"], term), described)
     accessions = (
         sa.select(series.c.study_id)
         .join(folder, folder.c.series_id == series.c.id)

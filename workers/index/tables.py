@@ -19,6 +19,8 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     false,
+    func,
+    literal_column,
 )
 
 metadata = MetaData(
@@ -56,7 +58,7 @@ study = Table(
     Column("study", Text, nullable=False, unique=True),
     Column("patient_ID", Text, nullable=False, index=True),
     Column("issuer_of_patient_id", Text, nullable=False, default=""),
-    Column("study_description", Text, nullable=False, default="", index=True),
+    Column("study_description", Text, nullable=False, default=""),
     Column("study_date", Text),
     Column("study_time", Text),
     Column("two_patients", Boolean, nullable=False, default=False),
@@ -240,5 +242,12 @@ event = Table(
 Index(
     "ix_series_open", series.c.last_boot,
     sqlite_where=series.c.quiet.is_(False), postgresql_where=series.c.quiet.is_(False),
+)  # fmt: skip
+SHORT_DESCRIPTION = 256
+"""Characters; PostgreSQL indexes no value of over 2.7 KB, and a description may have any length."""
+_is_short = func.length(study.c.study_description) <= literal_column(str(SHORT_DESCRIPTION))
+Index(
+    "ix_study_study_description", study.c.study_description,
+    sqlite_where=_is_short, postgresql_where=_is_short,
 )  # fmt: skip
 Index("ix_pair_unfinished", pair.c.state, pair.c.generation, pair.c.done_generation)
