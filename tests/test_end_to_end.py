@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter
 from contextlib import ExitStack
+from datetime import datetime
 from pathlib import Path
 
 import pydicom
@@ -85,6 +86,7 @@ def assert_nobody_died(process: Running) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.both_databases
 def test_studies_from_wire_and_folder_are_filed_once_and_paired_in_time(
     installation, studies, test_data, tmp_path, capsys
 ):
@@ -162,7 +164,7 @@ def assert_filed_and_paired(one, studies, duplicates):
     modalities = Counter(
         (row[0], row[1])
         for row in one.ask(
-            "select study.patient_ID, series.modality from instance"
+            'select study."patient_ID", series.modality from instance'
             " join series on series.id = series_id join study on study.id = study_id"
         )
     )
@@ -176,10 +178,12 @@ def assert_filed_and_paired(one, studies, duplicates):
 def latencies(one) -> dict[str, float]:
     """Seconds from the last PET or CT instance in the index to the pair in its place."""
     rows = one.ask(
-        "select patient_ID, 86400 * (julianday(ready_at) - julianday(needed_at))"
-        " from pair join study on study.id = study_id"
+        'select "patient_ID", needed_at, ready_at from pair join study on study.id = study_id'
     )
-    return dict(rows)
+    moment = datetime.fromisoformat
+    return {
+        patient: (moment(ready) - moment(needed)).total_seconds() for patient, needed, ready in rows
+    }
 
 
 def report(capsys, one, watch, began, acknowledged, dropped):
