@@ -51,26 +51,6 @@ def test_a_new_file_is_durable_and_never_overwrites(
     assert (tmp_path / "a").read_bytes() == b"onetwo"
 
 
-def test_a_file_without_a_name_gets_one_that_was_free_or_is_gone(tmp_path: Path) -> None:
-    nameless = durable.create_nameless(tmp_path, 0o640)
-    os.utime(nameless, (0, 0))
-    assert os.listdir(tmp_path) == []
-    named = durable.name_new(nameless, tmp_path / "a")
-    durable.write_whole(named, b"one")
-    assert os.readlink(f"/proc/self/fd/{named}") == str(tmp_path / "a")
-    assert not durable.remove_stale(tmp_path / "a", time.time() + 60)  # it is locked
-    os.close(named)
-    assert not durable.remove_stale(tmp_path / "a", time.time() - 60)  # and not old
-    assert (tmp_path / "a").stat().st_mode & 0o7777 == 0o640
-    other = durable.create_nameless(tmp_path)
-    with pytest.raises(FileExistsError):
-        durable.name_new(other, tmp_path / "a")
-    with pytest.raises(OSError, match="Bad file descriptor"):
-        os.fstat(other)
-    assert (tmp_path / "a").read_bytes() == b"one"
-    assert os.listdir(tmp_path) == ["a"]
-
-
 def test_a_file_is_replaced_whole_and_durable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
