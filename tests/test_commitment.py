@@ -264,6 +264,7 @@ def send(world: World, content: bytes, source: BatchSource = SENDER) -> Any:
     return entry
 
 
+@pytest.mark.both_databases
 def test_what_was_filed_as_it_came_is_committed(world: World, slices: list[bytes]) -> None:
     assert ask(world, *refer(slices)) == [GOOD] * 3
     assert events(world) == ["commitment-requested", "commitment-decided"]
@@ -312,6 +313,7 @@ def test_another_version_forbids_our_word_whatever_is_done_with_it(
     assert ask(world, *refer(slices)) == [FAILED, FAILED, GOOD]
 
 
+@pytest.mark.both_databases
 def test_what_was_dropped_from_quarantine_still_forbids_our_word(
     world: World, slices: list[bytes]
 ) -> None:
@@ -321,6 +323,7 @@ def test_what_was_dropped_from_quarantine_still_forbids_our_word(
     assert ask(world, *refer(slices)) == [FAILED, GOOD, GOOD]
 
 
+@pytest.mark.both_databases
 def test_what_could_not_be_read_counts_under_the_name_that_its_sender_gave_it(
     world: World, slices: list[bytes]
 ) -> None:
@@ -383,6 +386,7 @@ def test_what_is_deidentified_is_never_committed_whoever_asks(
 # what still lies in the spool -------------------------------------------------------------------
 
 
+@pytest.mark.both_databases
 def test_what_lies_in_the_spool_is_answered_when_it_is_filed(
     world: World, slices: list[bytes], tmp_path: Path
 ) -> None:
@@ -504,6 +508,7 @@ def test_nothing_is_decided_while_the_archive_is_another(world: World, slices: l
 # how it goes on, and kills ----------------------------------------------------------------------
 
 
+@pytest.mark.both_databases
 def test_the_audit_hears_how_a_delivery_ended_and_the_files_go(
     world: World, slices: list[bytes]
 ) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import databases
 import pytest
 from botocore.stub import Stubber
 from conftest import PROJECT
@@ -80,7 +81,7 @@ def bucket(endpoint: str) -> Iterator[Bucket]:
 
 
 @pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def template(tmp_path_factory: pytest.TempPathFactory, module_database: str) -> Path:
     """An installation with one paired study, to be copied."""
     root = tmp_path_factory.mktemp("mirror") / "site"
     world = make_world(root)
@@ -97,6 +98,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def world(tmp_path: Path, template: Path, bucket: Bucket) -> Iterator[World]:
     """A copy of the installation, and a bucket for its mirror."""
     shutil.copytree(template, tmp_path / "site")
+    databases.copy(template, tmp_path / "site")
     world = World(settings_for(tmp_path / "site", mirror=bucket.settings(tmp_path, part_mb=5)))
     yield world
     world.close()
@@ -120,6 +122,7 @@ def with_mirror(world: World, **mirror: Any) -> Settings:
     settings = world.settings
     table = settings.mirror.model_dump(exclude_none=True) | mirror
     overrides = {"receiver": {"port": 0}, "mirror": table}
+    overrides |= databases.index_of(settings.root)
     return load_settings(root=settings.root, overrides=overrides, environ={})
 
 
@@ -239,6 +242,7 @@ def test_run_has_the_role_where_there_is_a_store(world: World) -> None:
 # a copy of all ------------------------------------------------------------------------------------
 
 
+@pytest.mark.both_databases
 def test_the_store_holds_the_tree_the_pair_and_the_journal_byte_by_byte(
     world: World, bucket: Bucket, tmp_path: Path
 ) -> None:
@@ -283,6 +287,7 @@ def test_the_journal_is_sent_by_what_it_has_grown(world: World, bucket: Bucket) 
     assert json.loads(bucket.get(pieces[-1])) == {"kind": "told", "word": "later"}
 
 
+@pytest.mark.both_databases
 def test_a_file_that_took_the_place_of_another_of_the_same_size_is_sent_again(
     world: World, bucket: Bucket
 ) -> None:
@@ -396,6 +401,7 @@ def whole(world: World, bucket: Bucket) -> dict[str, Any]:
     return meta
 
 
+@pytest.mark.both_databases
 def test_a_pair_that_is_held_again_is_not_called_ready(world: World, bucket: Bucket) -> None:
     once(world)
     latest = f"{world.rows(pair)[0].folder}/latest.json"

@@ -92,6 +92,7 @@ def numbers(hook: Hook) -> list[int]:
 # the webhook --------------------------------------------------------------------------------------
 
 
+@pytest.mark.both_databases
 def test_a_receiver_that_was_down_gets_every_event_in_order_and_signed(
     world: World, hook: Hook
 ) -> None:
@@ -195,6 +196,7 @@ def test_the_same_event_has_the_same_id_in_every_process(world: World, hook: Hoo
     assert len(set(hook.ids)) == 1
 
 
+@pytest.mark.both_databases
 def test_what_was_before_the_first_start_is_not_told_and_what_came_while_it_was_down_is(
     world: World, hook: Hook
 ) -> None:
@@ -205,6 +207,7 @@ def test_what_was_before_the_first_start_is_not_told_and_what_came_while_it_was_
     assert numbers(hook) == [2]
 
 
+@pytest.mark.both_databases
 def test_a_channel_that_is_turned_on_again_begins_anew(world: World, hook: Hook) -> None:
     channel_of(world)
     happens(world)
