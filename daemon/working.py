@@ -84,13 +84,15 @@ def run_worker(settings: Settings, queue_name: str, *, drain: bool = False) -> N
     ------
     QueueServerAway
         The server went away; whoever supervises starts the worker again.
+    IndexUnusable
+        The index does not let this worker in, and waiting would not help.
     """
+    await_index(settings)
     from workers import jobs  # heavy, as is the next: here, before the fork, no job pays for it
 
     if queue_name == PAIRING:
         import workers.pairing.making  # noqa: F401
     jobs.configure(settings)
-    await_index(settings)
     work(make_worker(settings, queue_name), drain=drain)
 
 
