@@ -34,6 +34,7 @@ def awaited(attempt: Callable[[], T], stop: threading.Event) -> T | None:
         else:
             if told:
                 log.info("index-answers")
+                Notifier.from_environment().status("")  # a role may be ready, and says no more
             return found
         if reason != told:
             log.warning("index-awaited", reason=reason)

@@ -106,8 +106,12 @@ class Notifier:
         self._send(f"READY=1\nSTATUS={status}")
 
     def status(self, words: str) -> None:
-        """Say what goes on, or what is in the way of getting ready."""
-        self._send(f"STATUS={words}")
+        """Say in one line what goes on, or what is in the way of getting ready; "" takes it back.
+
+        A server's error may have several lines, and a line is a word of this protocol.
+        """
+        line = "".join(char if char.isprintable() else " " for char in words)
+        self._send(f"STATUS={' '.join(line.split())}")
 
     def stopping(self) -> None:
         self._send("STOPPING=1")

@@ -175,7 +175,8 @@ class Supervisor:
                 continue
             if not child.ready:
                 child.trouble = words
-                print(f"! {words}", flush=True)
+                if words:
+                    print(f"! {words}", flush=True)
             elif not (was_ready or child.role.awaited):  # the others are ready in one word
                 print(words, flush=True)
 

@@ -93,6 +93,7 @@ def test_a_run_receives_at_once_and_files_when_its_servers_are_there(
         assert len([line for line in told if "starting up" not in line]) == 3, "once by each"
         assert len(told) <= 6
         assert "role-ended" not in run.stderr
+        assert not [line for line in run.stdout.splitlines() if line.strip() == "!"]
         assert run.end() == 0
 
 
