@@ -391,6 +391,38 @@ def test_of_bzip2_data_nothing_comes_of_a_block_whose_checksum_does_not_fit(
         assert cut.files["first.dcm"] == files["first.dcm"]
 
 
+def test_of_a_damaged_block_nothing_comes_wherever_bzip2_data_is_cut_behind_it(
+    tmp_path: Path,
+) -> None:
+    files = {f"{number}.dcm": os.urandom(1000) for number in range(1200)}  # two blocks
+    whole = packed(".tar.bz2", files)
+    block = "".join(f"{byte:08b}" for byte in bytes.fromhex("314159265359"))
+    at_bit = "".join(f"{byte:08b}" for byte in whole).rindex(block) + 48 + 5
+    content = bytearray(whole)
+    content[at_bit // 8] ^= 0x80 >> at_bit % 8
+    sound = read(at(tmp_path, "sound.tar.bz2", whole[:-20])).files
+    assert 0 < len(sound) < len(files)
+    for cut in (0, 9, 10, 11):  # the mark of the end is 10 bytes, and begins at any bit
+        contents = read(at(tmp_path, f"{cut}.tar.bz2", bytes(content[: len(content) - cut])))
+        assert set(contents.codes) in ({"damaged-archive"}, {"truncated"})
+        assert contents.files.keys() <= sound.keys()
+
+
+def test_streams_of_bzip2_that_follow_one_another_are_one_and_padding_is_none(
+    tmp_path: Path,
+) -> None:
+    files = {f"{number}.dcm": os.urandom(100_000) for number in range(3)}
+    inside = bz2.decompress(packed(".tar.bz2", files))
+    step = 65_529
+    streams = b"".join(
+        bz2.compress(inside[start : start + step]) for start in range(0, len(inside), step)
+    )
+    for padding in (b"", b"\0" * 700):
+        contents = read(at(tmp_path, "many.tar.bz2", streams + padding))
+        assert contents.files == files
+        assert contents.codes == []
+
+
 def test_a_zip_written_to_a_pipe_and_cut_gives_what_it_has(tmp_path: Path) -> None:
     files = {f"{number}.dcm": os.urandom(500) for number in range(9)}
     whole = odd.streamed_zip(files)

@@ -202,12 +202,16 @@ def gunzipped(source: Source) -> Source:
     return gzip.GzipFile(fileobj=cast(BinaryIO, source), mode="rb")  # it only reads
 
 
+_STREAM = b"BZh"
+"""What each stream of bzip2 data begins with; some programs write many, one behind the other."""
+
+
 class Bunzipped:
     """The inside of bzip2 data, given only when the checksum of its block was compared.
 
     That is done behind a block's last byte; the decoder gives all others before. So as much is
     held back as one block can give. What is held when the data is merely cut is sound: a block is
-    decoded when all of it is there.
+    decoded when all of it is there, and then to its end.
     """
 
     _BLOCK_BYTES = 900_000 // 5 * 259
@@ -216,7 +220,7 @@ class Bunzipped:
 
     def __init__(self, source: Source, held: BinaryIO) -> None:
         """Hold back in an empty file, which takes some 47 MB at most."""
-        self._decoder = bz2.BZ2File(cast(BinaryIO, source), "rb")  # it only reads
+        self._pieces = _bunzipped(source)
         self._held = held.fileno()
         self._decoded = 0
         self._given = 0
@@ -236,17 +240,40 @@ class Bunzipped:
         return data
 
     def _hold(self) -> None:
-        place = self._decoded % self._RING_BYTES
         try:  # once: what came before a fault is kept
-            data = self._decoder.read1(min(CHUNK_BYTES, self._RING_BYTES - place))
+            data = next(self._pieces, b"")
         except (EOFError, DataError) as error:
             self._cut = error
             data = b""
         self._ended = not data
         while data:
-            written = os.pwrite(self._held, data, place)
-            data, place = data[written:], place + written
+            place = self._decoded % self._RING_BYTES
+            written = os.pwrite(self._held, data[: self._RING_BYTES - place], place)
+            data = data[written:]
             self._decoded += written
+
+
+def _bunzipped(source: Source) -> Iterator[bytes]:
+    """Yield the inside of bzip2 data; what follows its last stream is passed over.
+
+    `bz2.BZ2File` takes data for cut as soon as no more comes; here a block that is there is decoded
+    to its end before, where its checksum is compared. Raises EOFError where the data is cut.
+    """
+    packed = b""
+    while True:
+        while len(packed) < len(_STREAM) and (more := source.read(CHUNK_BYTES)):
+            packed += more
+        if not packed.startswith(_STREAM):
+            return
+        decoder = bz2.BZ2Decompressor()
+        while not decoder.eof:
+            data = decoder.decompress(packed, CHUNK_BYTES)
+            packed = b""
+            if data:
+                yield data
+            elif decoder.needs_input and not (packed := source.read(CHUNK_BYTES)):
+                raise EOFError
+        packed = decoder.unused_data
 
 
 def read_exactly(source: Source, count: int) -> bytes:
