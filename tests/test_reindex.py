@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -176,6 +177,28 @@ def test_what_is_no_instance_is_opened_once_and_told_each_time(
     opened.clear()
     adopt(world)
     assert "Thumbs.db" in opened, "another version may think otherwise"
+
+
+@pytest.mark.parametrize("known", [b"", b"[" * 100_000, b"no list"])
+def test_what_was_passed_over_is_a_hint_that_nothing_depends_on(
+    world: World, delivery: Path, monkeypatch: pytest.MonkeyPatch, known: bytes
+) -> None:
+    """It may come with a delivery, and its folder may be another user's."""
+    count = deliver(delivery, 1, only=("SCOUT",))
+    (leaf,) = (one for one in walk_tree(delivery) if isinstance(one, Leaf))
+    (delivery / leaf.path / "notes.txt").write_text("no instance")
+    noted = world.layout.archive_private / "passed-over.jsonl"
+    noted.write_bytes(known)
+
+    def not_ours(path: Path, *_: Any) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr("workers.adopting.passed.replace_file", not_ours)
+    for adopted in (count, 0):
+        report = adopt(world)
+        assert report.adopted == adopted
+        assert codes(report) == {"not-adopted": 1}
+    assert noted.read_bytes() == known
 
 
 def test_what_was_filed_is_not_opened_either(

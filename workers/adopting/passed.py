@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib.metadata import version
 
 from config.layout import Layout
@@ -49,13 +50,16 @@ class PassedOver:
             )
 
     def keep(self) -> None:
-        """Write down what this walk passed over, when it has ended; nothing where that is known."""
+        """Write down what this walk passed over, when it has ended; nothing where that is known.
+
+        Where it cannot be written, the next walk opens these files again.
+        """
         if {line[0]: line for line in self._now} == self._before:
             return
         lines = [[self._version], *self._now]
-        replace_file(
-            self._place, "".join(f"{json.dumps(line)}\n" for line in lines).encode(), self._mode
-        )
+        data = "".join(f"{json.dumps(line)}\n" for line in lines).encode()
+        with suppress(OSError):
+            replace_file(self._place, data, self._mode)
 
     def _lines(self) -> Iterator[_Line]:
         try:
@@ -65,5 +69,5 @@ class PassedOver:
             for line in rest:
                 path, size, mtime_ns, code, words = json.loads(line)
                 yield (str(path), int(size), int(mtime_ns), FindingCode(code), str(words))
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, RecursionError):
             return  # none yet, or damaged: opened again
