@@ -507,8 +507,9 @@ def test_the_commands_tell_of_hosts(
     assert "b: not seen for" in answer("top")
     with served(two[0].world.settings) as site:
         assert "<dt>Host b</dt><dd>not seen for" in site.client().get("/").text
-    assert json.loads(answer("hosts", "forget", "b", "--json")) == {"forgotten": "b"}
+    assert "b is forgotten" in answer("hosts", "forget", "b")
     assert [one["name"] for one in json.loads(answer("hosts", "--json"))] == ["a"]
+    assert json.loads(answer("hosts", "forget", "a", "--json")) == {"forgotten": "a"}
 
 
 def test_one_host_without_a_name_is_told_as_ever(tmp_path: Path) -> None:
