@@ -482,8 +482,9 @@ def environment(one: Host) -> dict[str, str]:
     }
 
 
+@pytest.mark.parametrize("form", [(), ("--json",)], ids=["words", "json"])
 def test_the_commands_tell_of_hosts(
-    hosts: Hosts, two: tuple[Host, Host], monkeypatch: pytest.MonkeyPatch
+    hosts: Hosts, two: tuple[Host, Host], monkeypatch: pytest.MonkeyPatch, form: tuple[str, ...]
 ) -> None:
     hosts.look(*two)
     hosts.act(two[1]).put({"waits": b"x"})
@@ -507,9 +508,12 @@ def test_the_commands_tell_of_hosts(
     assert "b: not seen for" in answer("top")
     with served(two[0].world.settings) as site:
         assert "<dt>Host b</dt><dd>not seen for" in site.client().get("/").text
-    assert "b is forgotten" in answer("hosts", "forget", "b")
+    answered = answer("hosts", "forget", "b", *form)
+    if form:
+        assert json.loads(answered) == {"forgotten": "b"}
+    else:
+        assert "b is forgotten" in answered
     assert [one["name"] for one in json.loads(answer("hosts", "--json"))] == ["a"]
-    assert json.loads(answer("hosts", "forget", "a", "--json")) == {"forgotten": "a"}
 
 
 def test_one_host_without_a_name_is_told_as_ever(tmp_path: Path) -> None:
