@@ -49,6 +49,9 @@ DRAIN_SECONDS = 100.0
 """So long the pair in hand may take when a worker is stopped; then it is dropped, and queued again.
 Less than TimeoutStopSec of the unit."""
 
+AWAY_SECONDS = 1.0
+"""So long a worker waits after the process of a job found no queue server."""
+
 log = get_logger(__name__)
 
 
@@ -184,6 +187,13 @@ class PairingWorker(_AllowListed, Worker):
         die_with_parent(cast(int, self.pid))
         super().main_work_horse(job, queue)
 
+    def perform_job(self, job: Job, queue: Queue) -> bool:
+        """As RQ does, in the process of the job; that it found no server is told by its exit."""
+        try:
+            return super().perform_job(job, queue)
+        except (redis.RedisError, QueueServerAway):
+            os._exit(os.EX_TEMPFAIL)
+
     def get_heartbeat_ttl(self, job: Job) -> int:
         """Return after how many seconds without a word a job is another worker's."""
         return self.silent_seconds
@@ -230,6 +240,11 @@ class PairingWorker(_AllowListed, Worker):
             job.retries_left = (job.retries_left or 0) + 1  # it was no try of the job's
             return
         code = os.waitstatus_to_exitcode(ret_val) if ret_val is not None else 0
+        if code == os.EX_TEMPFAIL:  # new connections fail, ours stands: nobody died over the pair
+            log.warning("queue-server-away-during-job", queue=job.origin)
+            job.retries_left = (job.retries_left or 0) + 1
+            time.sleep(AWAY_SECONDS)
+            return
         reason = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit {code}"
         log.error("job-process-died", queue=job.origin, reason=reason)
         if self.settings is not None and job.func_name == PAIR_STUDY:

@@ -63,7 +63,6 @@ class QueueFiller:
         self._settings = settings
         self._layout = settings.layout
         self._queue = queues.filing_queue(settings.spool.name)
-        self._connection: redis.Redis | None = None
         self._trouble = ""
         self._entries_asked = 0.0
         self._oldest: str | None = None
@@ -73,28 +72,21 @@ class QueueFiller:
     def fill(self, now: float) -> None:
         """Queue what waits at `now` (monotonic seconds); a server that is away is told of once."""
         try:
-            if self._connection is None:
-                self._connection = queues.connect(self._settings)
-            if not self._settings.redis.url and queues.is_full(self._connection):
-                # ours alone, and all in it is a hint: jobs are made anew from spool and index
-                self._connection.flushall()
-                log.warning("queue-server-emptied", reason="its memory was full")
-            self.dispatch(self._connection, now)
-            self._ask_for_due_pairs(self._connection, now)
+            # anew each time: a connection that stands may be to a server that nobody else can find
+            with queues.connect(self._settings) as connection:
+                if not self._settings.redis.url and queues.is_full(connection):
+                    # ours alone, and all in it is a hint: jobs are made anew from spool and index
+                    connection.flushall()
+                    log.warning("queue-server-emptied", reason="its memory was full")
+                self.dispatch(connection, now)
+                self._ask_for_due_pairs(connection, now)
             if self._trouble:
                 log.info("queue-server-answers-again")
             self._trouble = ""
         except redis.RedisError as error:
-            self.hang_up()
             if queues.why(error) != self._trouble:
                 self._trouble = queues.why(error)
                 log.warning("queue-server-unusable", reason=self._trouble)
-
-    def hang_up(self) -> None:
-        """Let the next look find the server anew: another may be in charge by then."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
 
     def dispatch(self, connection: redis.Redis, now: float) -> None:
         """Queue waiting entries when the queue has nothing to do, or after ten minutes.

@@ -97,7 +97,6 @@ class Sweeper:
         self._every("interrupted", _SWEEP_SECONDS, now, self.judge_interrupted)
         self._every("capped", _SWEEP_SECONDS, now, lambda: self._judge_capped(now))
         self._every("sweep", _SWEEP_SECONDS, now, self._clean)
-        self._every("server", _SWEEP_SECONDS, now, self._queues.hang_up)
         self._every("checkpoint", _CHECKPOINT_SECONDS, now, self._index.checkpoint)
 
     def _every(self, name: str, seconds: float, now: float, action: Callable[[], object]) -> None:
@@ -127,8 +126,7 @@ class Sweeper:
                 beat(connection, name, waiting.entries, oldest, stopped=stopped)
 
     def stop(self) -> None:
-        """Let go of the queue server; tell other hosts that nothing comes in here, if so."""
-        self._queues.hang_up()
+        """Tell other hosts that nothing comes in here, where that is so."""
         intakes = (is_counting(self._layout, role) for role in ("receive", "watch"))
         self.tell_the_others(clock.monotonic(), stopped=not any(intakes))
 

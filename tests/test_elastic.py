@@ -63,6 +63,23 @@ def test_a_worker_stopped_twice_drops_its_job_which_is_queued_again_at_once(
     assert job.retries_left == 3, "it was no try of the job's"
 
 
+def test_a_process_that_finds_no_server_is_nobodys_death_and_no_try_of_the_job(
+    settings: Settings, connection: redis.Redis, tmp_path: Path
+) -> None:
+    path, socket = tmp_path / "job", socket_path(settings.layout)
+    with job_worker(settings, tmp_path, PAIRING) as worker:
+        wait_until(lambda: connection.keys("rq:worker:*"), what="a registered worker")
+        os.rename(socket, hidden := socket.with_name("hidden"))  # what is connected stays so
+        put(connection, PAIRING, "note", path, retry=Retry(max=3))
+        worker.await_output("queue-server-away-during-job")
+        os.rename(hidden, socket)
+        wait_until(lambda: lines(path), what="the next try")
+        wait_until(lambda: idle(connection, PAIRING))
+        assert worker.end() == 0
+    assert "job-process-died" not in worker.stderr
+    assert len(lines(path)) == 1
+
+
 def test_a_stopped_worker_whose_job_takes_too_long_drops_it(
     settings: Settings, connection: redis.Redis, tmp_path: Path
 ) -> None:

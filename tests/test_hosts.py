@@ -452,9 +452,7 @@ def test_each_host_files_from_a_queue_of_its_own(
         world = found.act(one)
         content = small_instances(tmp_path / one.boot, count, patient=count)
         world.put({str(number): one for number, one in enumerate(content)})
-        filler = QueueFiller(world.index, world.settings)
-        filler.fill(1000.0)
-        filler.hang_up()
+        QueueFiller(world.index, world.settings).fill(1000.0)
     (job,) = Queue("filing:b", connection=connection, serializer=JSONSerializer).jobs
     assert job.description == "file 2 entries"
     queues.enqueue_pairing(connection, 1, 1)
