@@ -1,5 +1,6 @@
 """Machines come up in any order: what waits for a server, what does not, and what is no use."""
 
+import re
 import signal
 import subprocess
 import time
