@@ -474,7 +474,7 @@ def test_an_association_beyond_the_limit_is_rejected_and_the_reason_is_logged(se
     settings = settings.model_copy(update={"receiver": limited})
     with Receiver(settings, print) as one, connecting(one.port) as connect:
         first, second, third = connect(), connect(), connect()
-        assert third.is_rejected
+        wait_until(lambda: third.is_rejected, 5, "the answer to reach its requestor")
         assert send(first, 1).Status == send(second, 2).Status == 0x0000
         first.release()
         second.release()
